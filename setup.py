@@ -1,0 +1,42 @@
+"""Package definition: lower bounds only; launch/constraints.txt pins."""
+
+import setuptools
+
+CORE = [
+  "absl-py>=2.1",
+  "array-record>=0.8",
+  "chex>=0.1.90",
+  "flatbuffers>=24.3",
+  "flax>=0.12",
+  "grain>=0.2.15",
+  "jax>=0.10",
+  "jinja2>=3.1",
+  "matplotlib>=3.9",
+  "ml-collections>=1.1",
+  "numpy>=2.0",
+  "optax>=0.2.6",
+  "orbax-checkpoint>=0.12",
+  "pyarrow>=18",
+  "scikit-learn>=1.5",
+  "scipy>=1.14",
+  "tensorboard>=2.18",
+  "tensorflow-datasets>=4.9.9",
+  "tqdm>=4.66",
+]
+TEST = ["mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8"]
+
+setuptools.setup(
+  name="holorec_jax",
+  version="0.1.0",
+  description="Generative recommenders with semantic IDs in JAX",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["holorec_jax", "holorec_jax.*"]),
+  package_data={"holorec_jax": ["evaluate/templates/*"]},
+  install_requires=CORE,
+  extras_require={
+    "test": TEST,
+    "sentence_transformers": ["sentence-transformers>=3"],
+    "comparators": ["torch>=2.6", "transformers>=4.50"],
+  },
+)

@@ -1,0 +1,1 @@
+"""Interactions and items: raw files in, one canonical data set out."""

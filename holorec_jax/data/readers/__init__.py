@@ -1,0 +1,31 @@
+"""One module per raw format; `READERS` names them all.
+
+A reader is two functions: `read_events(config)` gives every interaction of the
+source, `read_items(config, wanted)` the item table's rows of the items that
+survived filtering. Reading the table second keeps the parsing of large metadata
+files proportional to the catalogue, not to the shop.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from holorec_jax.data import config as config_lib
+from holorec_jax.data import schema
+from holorec_jax.data import synthetic
+from holorec_jax.data.readers import sequences
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """The two halves of a raw format."""
+
+  read_events: Callable[[config_lib.DataConfig], schema.Events]
+  read_items: Callable[
+    [config_lib.DataConfig, frozenset[str]], schema.ItemTable | None
+  ]
+
+
+READERS = {
+  "sequences": Reader(sequences.read_events, sequences.read_items),
+  "synthetic": Reader(synthetic.read_events, synthetic.read_items),
+}

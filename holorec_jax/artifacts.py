@@ -1,0 +1,126 @@
+"""Stage artefacts: hashes, folders and files that are whole or not there.
+
+One process writes to a workdir at a time. `manifest` seals the folders.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from holorec_jax.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def hash_json(value: Any) -> str:
+  """SHA-256 of a JSON value; the order of keys does not matter."""
+  text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+  """SHA-256 of named arrays: names, dtypes, shapes and values."""
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    array = np.asarray(arrays[name])
+    if array.dtype.hasobject:
+      raise TypeError(f"{name}: an object array has no stable bytes to hash")
+    digest.update(repr((name, array.dtype.str, array.shape)).encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+  return digest.hexdigest()
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+  """SHA-256 of a file's bytes."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(folder: str | os.PathLike[str]) -> dict[str, str]:
+  """SHA-256 of every file below `folder`, by its relative path."""
+  folder = pathlib.Path(folder)
+  files = sorted(p for p in folder.rglob("*") if p.is_file())
+  return {p.relative_to(folder).as_posix(): hash_file(p) for p in files}
+
+
+def is_disk_full(error: BaseException) -> bool:
+  """Whether an error, of whatever library, says that the disk is full."""
+  if isinstance(error, OSError) and error.errno in _FULL:
+    return True
+  # tensorstore hands the system's words on without its number, and numpy's
+  # tofile has words of its own.
+  words = [os.strerror(code) for code in _FULL] + ["requested and"]
+  return any(word in str(error) for word in words)
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns a full disk while writing `path` into a UserError."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    if not is_disk_full(error):
+      raise
+    raise UserError(
+      f"the disk is full (or a quota is reached) while writing {path}; nothing"
+      " half-written was kept: free some space, or choose another --workdir,"
+      " and run the same command again"
+    ) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a temporary sibling of `path` that takes its name on success.
+
+  On any failure, an interrupt included, the sibling is removed; what a killed
+  process left behind is removed when the same folder is made again.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    raise UserError(f"{path} is already there: delete it to make it again")
+  partial = path.with_name(f".{path.name}.partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  with explain_full_disk(path):
+    try:
+      partial.mkdir(parents=True)
+      yield partial
+      partial.rename(path)
+    except BaseException:
+      shutil.rmtree(partial, ignore_errors=True)
+      raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+  """Writes indented JSON; readers see the old file or the new one, no other."""
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}.partial")
+  with explain_full_disk(path):
+    try:
+      with open(partial, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+      partial.replace(path)
+    except BaseException:
+      partial.unlink(missing_ok=True)
+      raise
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+  """Reads a JSON file; UserError if it is not JSON."""
+  text = pathlib.Path(path).read_text(encoding="utf-8")
+  try:
+    return json.loads(text)
+  except ValueError as error:
+    raise UserError(f"{path} is not JSON ({error}): delete it") from None

@@ -1,0 +1,130 @@
+"""Folders and files are whole or not there; hashes are stable."""
+
+import errno
+import hashlib
+import resource
+
+import numpy as np
+import pytest
+
+from holorec_jax import artifacts
+from holorec_jax.errors import UserError
+
+
+def test_hash_json_ignores_the_order_of_keys():
+  assert artifacts.hash_json({"a": 1, "b": [2]}) == artifacts.hash_json(
+    {"b": [2], "a": 1}
+  )
+  # A literal: hashes of one release must be those of the next.
+  expected = hashlib.sha256(b'{"a":1}').hexdigest()
+  assert artifacts.hash_json({"a": 1}) == expected
+
+
+def test_hash_arrays_sees_name_dtype_shape_and_values():
+  x = np.arange(6, dtype=np.int32)
+  hashes = {
+    artifacts.hash_arrays(a)
+    for a in (
+      {"x": x},
+      {"y": x},
+      {"x": x.astype(np.int64)},
+      {"x": x.reshape(2, 3)},
+      {"x": x + 1},
+      {"x": x[:0]},
+      {"x": np.array(["a", ""])},
+    )
+  }
+  assert len(hashes) == 7
+  strided = np.stack([x, x], axis=1)[:, 0]
+  assert artifacts.hash_arrays({"x": strided}) == artifacts.hash_arrays(
+    {"x": x}
+  )
+
+
+def test_hash_arrays_refuses_object_arrays():
+  with pytest.raises(TypeError, match="titles"):
+    artifacts.hash_arrays({"titles": np.array(["a", None], object)})
+
+
+def test_hash_files(tmp_path):
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "sub" / "a.txt").write_bytes(b"abc")
+  expected = {"sub/a.txt": hashlib.sha256(b"abc").hexdigest()}
+  assert artifacts.hash_files(tmp_path) == expected
+
+
+def test_atomic_folder_appears_whole(tmp_path):
+  target = tmp_path / "deep" / "dataset"
+  with artifacts.atomic_folder(target) as folder:
+    (folder / "a.txt").write_text("a")
+    assert not target.exists()
+  assert [p.name for p in target.parent.iterdir()] == ["dataset"]
+  assert (target / "a.txt").read_text() == "a"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_atomic_folder_leaves_nothing_after_a_failure(tmp_path, error):
+  with (
+    pytest.raises(error),
+    artifacts.atomic_folder(tmp_path / "dataset") as folder,
+  ):
+    (folder / "a.txt").write_text("a")
+    raise error
+  assert not list(tmp_path.iterdir())
+
+
+def test_atomic_folder_clears_what_a_killed_process_left(tmp_path):
+  killed = artifacts.atomic_folder(tmp_path / "dataset")
+  (killed.__enter__() / "old.txt").write_text("old")
+  with artifacts.atomic_folder(tmp_path / "dataset") as folder:
+    assert not list(folder.iterdir())
+  assert [p.name for p in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_atomic_folder_does_not_overwrite(tmp_path):
+  with (
+    pytest.raises(UserError, match="already there"),
+    artifacts.atomic_folder(tmp_path),
+  ):
+    pass
+
+
+def test_full_disk_is_explained_and_leaves_nothing(tmp_path):
+  with (
+    pytest.raises(UserError, match=r"disk is full.*dataset.*free some"),
+    artifacts.atomic_folder(tmp_path / "dataset"),
+  ):
+    raise OSError(errno.ENOSPC, "No space left on device")
+  assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_under_a_real_limit(tmp_path):
+  """The system's own error, through numpy's writer that drops its number."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    with (
+      pytest.raises(UserError, match="disk is full"),
+      artifacts.atomic_folder(tmp_path / "vectors") as folder,
+    ):
+      np.save(folder / "vectors.npy", np.zeros(10_000))
+    with pytest.raises(UserError, match="disk is full"):
+      artifacts.write_json(tmp_path / "a.json", "x" * 10_000)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert not list(tmp_path.iterdir())
+
+
+def test_write_json_keeps_the_old_file_when_it_fails(tmp_path):
+  path = tmp_path / "results.json"
+  artifacts.write_json(path, {"a": [1, None], "title": "é"})
+  with pytest.raises(TypeError):
+    artifacts.write_json(path, {"a": object()})
+  assert artifacts.read_json(path) == {"a": [1, None], "title": "é"}
+  assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_read_json_names_the_file(tmp_path):
+  (tmp_path / "a.json").write_text('{"a": ')
+  with pytest.raises(UserError, match=r"a\.json is not JSON"):
+    artifacts.read_json(tmp_path / "a.json")

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from holorec_jax.data import splits
+from holorec_jax.data.splits import SplitConfig
+from holorec_jax.data.synthetic import SyntheticConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +30,8 @@ class DataConfig:
       item; "consecutive" collapses runs of the same item.
     k_core: users and items with fewer events go, repeatedly; 0 for none.
     min_length: users with fewer events go (with `k_core`, the larger counts).
-    split: "leave_one_out" or "global_time".
-    valid_share: global_time, share of events in the validation window.
-    test_share: global_time, share of events in the test window.
-    valid_start: global_time, start of the validation window in seconds since
-      1970; 0 to derive it from the share.
-    test_start: the same for the test window.
-    synthetic_users: users of the embedded data set.
-    synthetic_items: items of the embedded data set.
-    seed: of the embedded data set.
+    split: which events are targets.
+    synthetic: size and seed of the embedded data set.
   """
 
   source: str = "synthetic"
@@ -57,21 +51,7 @@ class DataConfig:
   duplicates: str = "keep"
   k_core: int = 0
   min_length: int = 3
-  split: str = "leave_one_out"
-  valid_share: float = 0.1
-  test_share: float = 0.1
-  valid_start: int = 0
-  test_start: int = 0
-  synthetic_users: int = 1200
-  synthetic_items: int = 480
-  seed: int = 0
-
-  @property
-  def split_config(self) -> splits.SplitConfig:
-    return splits.SplitConfig(
-      method=self.split,
-      valid_share=self.valid_share,
-      test_share=self.test_share,
-      valid_start=self.valid_start,
-      test_start=self.test_start,
-    )
+  split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+  synthetic: SyntheticConfig = dataclasses.field(
+    default_factory=SyntheticConfig
+  )

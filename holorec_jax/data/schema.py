@@ -10,17 +10,14 @@ very different lengths, so a fixed-width dtype would waste gigabytes.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
-import shutil
-import tempfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from holorec_jax import errors
+from holorec_jax import artifacts, errors
 
 SCHEMA_VERSION = 1
 PATH_SEPARATOR = " > "
@@ -146,22 +143,21 @@ def validate(dataset: Dataset) -> None:
 
 
 def save_dataset(dataset: Dataset, folder: str | os.PathLike[str]) -> None:
-  """Writes the folder in one step: complete, or as it was before."""
+  """Writes the folder: complete or not there.
+
+  An empty folder that exists is filled: a stage that seals it with a manifest
+  has made it with `artifacts.atomic_folder` itself.
+
+  Raises:
+    UserError: the folder holds files already, or the disk is full.
+  """
   validate(dataset)
   folder = pathlib.Path(folder)
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  fresh = pathlib.Path(
-    tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
-  )
-  try:
-    _write(dataset, fresh)
-    old = fresh / "replaced"
-    if folder.exists():
-      os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(folder / "replaced", ignore_errors=True)
-  finally:
-    shutil.rmtree(fresh, ignore_errors=True)
+  if folder.is_dir() and not any(folder.iterdir()):
+    _write(dataset, folder)
+    return
+  with artifacts.atomic_folder(folder) as partial:
+    _write(dataset, partial)
 
 
 def _write(dataset: Dataset, folder: pathlib.Path) -> None:
@@ -188,7 +184,7 @@ def _write(dataset: Dataset, folder: pathlib.Path) -> None:
     "timestamps": dataset.timestamps is not None,
     "table_rows": dataset.table_rows,
   }
-  (folder / "dataset.json").write_text(json.dumps(summary, indent=2) + "\n")
+  artifacts.write_json(folder / "dataset.json", summary)
 
 
 def load_dataset(folder: str | os.PathLike[str]) -> Dataset:
@@ -200,7 +196,7 @@ def load_dataset(folder: str | os.PathLike[str]) -> Dataset:
   """
   folder = pathlib.Path(folder)
   try:
-    summary = json.loads((folder / "dataset.json").read_text())
+    summary = artifacts.read_json(folder / "dataset.json")
     if summary["schema_version"] != SCHEMA_VERSION:
       raise errors.UserError(
         f"{folder}: data set schema {summary['schema_version']}, this version "

@@ -22,7 +22,16 @@ from holorec_jax.data import schema
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-  """How to split; see `config.DataConfig` for the fields."""
+  """How to split.
+
+  Attributes:
+    method: a key of `METHODS`.
+    valid_share: global_time, share of events in the validation window.
+    test_share: global_time, share of events in the test window.
+    valid_start: global_time, start of the validation window in seconds since
+      1970; 0 to derive it from the shares.
+    test_start: the same for the test window.
+  """
 
   method: str = "leave_one_out"
   valid_share: float = 0.1
@@ -55,15 +64,17 @@ def split_dataset(dataset: schema.Dataset, config: SplitConfig) -> Split:
   """
   if config.method not in METHODS:
     raise errors.UserError(
-      f"data.split is {config.method!r}, expected one of {sorted(METHODS)}"
+      f"data.split.method is {config.method!r}, expected one of "
+      f"{sorted(METHODS)}"
     )
   split = METHODS[config.method](dataset, config)
   for what, positions in (("validation", split.valid), ("test", split.test)):
     if not np.any(positions >= 0):
       raise errors.UserError(
         f"data set {dataset.name!r}: no user has a {what} target under "
-        f"data.split={config.method}; the longest of {dataset.num_users} users "
-        f"has {np.diff(dataset.offsets).max(initial=0)} events. Choose another "
+        f"data.split.method={config.method}; the longest of "
+        f"{dataset.num_users} users has "
+        f"{np.diff(dataset.offsets).max(initial=0)} events. Choose another "
         "split, or data with longer histories"
       )
   logging.info(
@@ -98,7 +109,7 @@ def _global_time(dataset: schema.Dataset, config: SplitConfig) -> Split:
   if dataset.timestamps is None:
     raise errors.UserError(
       f"data set {dataset.name!r} has no timestamps, which "
-      "data.split=global_time needs; use leave_one_out"
+      "data.split.method=global_time needs; use leave_one_out"
     )
   valid_start, test_start = _windows(dataset.timestamps, config)
   train_end = _count_before(dataset, valid_start)
@@ -118,7 +129,7 @@ def _windows(times_E: np.ndarray, config: SplitConfig) -> tuple[int, int]:
   shares = (config.valid_share, config.test_share)
   if min(shares) <= 0 or sum(shares) >= 1:
     raise errors.UserError(
-      f"data.valid_share={shares[0]} and data.test_share={shares[1]} must be "
+      f"data.split.valid_share={shares[0]} and test_share={shares[1]} must be "
       "positive and leave something to train on (sum below 1)"
     )
   ordered = np.sort(times_E)
@@ -133,7 +144,7 @@ def _windows(times_E: np.ndarray, config: SplitConfig) -> tuple[int, int]:
     raise errors.UserError(
       f"global_time windows are empty: events run from {ordered[0]} to "
       f"{ordered[-1]}, validation would start at {valid_start}, test at "
-      f"{test_start}; set data.valid_start and data.test_start in between"
+      f"{test_start}; set data.split.valid_start and test_start in between"
     )
   return valid_start, test_start
 

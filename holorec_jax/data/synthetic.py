@@ -6,9 +6,9 @@ Nothing is downloaded, yet there is something to learn at every depth:
 * users have home departments, a price tier and favourite brands, which drift;
 * what comes next depends on order: each *kind* of thing is followed by its
   complement (grinder -> kettle), of the last item or of the one before;
-* these rules hold between kinds, brands and tiers, not between single items, and
-  most items are rare: a model that sees what items have in common generalises
-  where item-to-item counts have nothing to count.
+* these rules hold between kinds, brands and tiers, not between single items,
+  and most items are rare: a model that sees what items have in common
+  generalises where item-to-item counts have nothing to count.
 
 Titles, brands and a three-level category path say what an item is.
 """
@@ -18,7 +18,6 @@ import dataclasses
 import numpy as np
 
 from holorec_jax import errors
-from holorec_jax.data import config as config_lib
 from holorec_jax.data import schema
 
 DEPARTMENTS = {
@@ -85,7 +84,16 @@ SOURCES = (0.6, 0.15, 0.25)
 MAIN_COMPLEMENT = 0.75
 DRIFT = 0.06
 # Weights, in nats, of what decides between the items of a kind.
-BRAND_PULL, TIER_PULL, POPULARITY_SKEW = 2.0, 2.0, 0.6
+BRAND_PULL, TIER_PULL, POPULARITY_SKEW = 2.0, 2.0, 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+  """Size of the shop and its customers; equal seeds give equal data."""
+
+  users: int = 1500
+  items: int = 600
+  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,20 +108,20 @@ class _Shop:
   complements: np.ndarray  # (kinds, 2): the main one, the other
 
 
-def read_events(config: config_lib.DataConfig) -> schema.Events:
+def make_events(config: SyntheticConfig) -> schema.Events:
   """Everybody's events, deterministic for `config.seed`.
 
   Raises:
     UserError: fewer users or items than make sense.
   """
-  if config.synthetic_users < 1 or config.synthetic_items < 2 * MAX_LENGTH:
+  if config.users < 1 or config.items < 2 * MAX_LENGTH:
     raise errors.UserError(
-      f"data.synthetic_users={config.synthetic_users}, data.synthetic_items="
-      f"{config.synthetic_items}: expected at least 1 and {2 * MAX_LENGTH}"
+      f"data.synthetic.users={config.users}, data.synthetic.items="
+      f"{config.items}: expected at least 1 and {2 * MAX_LENGTH}"
     )
   rng = np.random.default_rng([config.seed, 1])
   shop = _build_shop(config)
-  num_users = config.synthetic_users
+  num_users = config.users
   items_UT = _walk(shop, num_users, rng)
   lengths_U = np.minimum(
     MIN_LENGTH + rng.geometric(1 / (MEAN_LENGTH - MIN_LENGTH), num_users) - 1,
@@ -133,8 +141,8 @@ def read_events(config: config_lib.DataConfig) -> schema.Events:
   )
 
 
-def read_items(
-  config: config_lib.DataConfig, wanted: frozenset[str]
+def make_items(
+  config: SyntheticConfig, wanted: frozenset[str]
 ) -> schema.ItemTable:
   """Title, category path and brand of the wanted items."""
   shop = _build_shop(config)
@@ -166,14 +174,14 @@ def _kind_paths() -> list[tuple[str, str, str]]:
   ]
 
 
-def _item_ids(config: config_lib.DataConfig) -> np.ndarray:
-  count = config.synthetic_items
+def _item_ids(config: SyntheticConfig) -> np.ndarray:
+  count = config.items
   return np.array([f"item{i + 1}" for i in range(count)], object)
 
 
-def _build_shop(config: config_lib.DataConfig) -> _Shop:
+def _build_shop(config: SyntheticConfig) -> _Shop:
   rng = np.random.default_rng([config.seed, 0])
-  num_items = config.synthetic_items
+  num_items = config.items
   kinds = len(_kind_paths())
   per_department = kinds // len(DEPARTMENTS)
   # Item ids say nothing about kinds: a random deal, even to within one.
@@ -247,7 +255,7 @@ def _next_kind(
   home_U = homes_U2[np.arange(num_users), rng.integers(0, 2, num_users)]
   wish_U = home_U * per_department + rng.integers(0, per_department, num_users)
   source_U = rng.choice(3, num_users, p=SOURCES)
-  which_U = (rng.random(num_users) >= MAIN_COMPLEMENT).astype(int)
+  which_U = np.where(rng.random(num_users) < MAIN_COMPLEMENT, 0, 1)
   for source, back in ((0, 1), (1, 2)):
     if steps >= back:
       before_U = shop.kind_I[history_UT[:, -back]]

@@ -10,9 +10,8 @@ import dataclasses
 from collections.abc import Callable
 
 from holorec_jax.data import config as config_lib
-from holorec_jax.data import schema
-from holorec_jax.data import synthetic
-from holorec_jax.data.readers import sequences
+from holorec_jax.data import schema, synthetic
+from holorec_jax.data.readers import events, sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +25,10 @@ class Reader:
 
 
 READERS = {
+  "events": Reader(events.read_events, events.read_items),
   "sequences": Reader(sequences.read_events, sequences.read_items),
-  "synthetic": Reader(synthetic.read_events, synthetic.read_items),
+  "synthetic": Reader(
+    lambda config: synthetic.make_events(config.synthetic),
+    lambda config, wanted: synthetic.make_items(config.synthetic, wanted),
+  ),
 }

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from holorec_jax import errors
 from holorec_jax.data import config as config_lib
 from holorec_jax.data import schema
-from holorec_jax.data.readers import tables
+from holorec_jax.data.readers import columns, files, item_table
 
 
 def read_events(config: config_lib.DataConfig) -> schema.Events:
@@ -23,28 +23,22 @@ def read_events(config: config_lib.DataConfig) -> schema.Events:
     UserError: no such file, an empty file, or a line without items.
   """
   path = _sequences_path(config)
-  lines = pa.array(tables.read_text(path).split("\n"), pa.large_string())
+  numbered = list(files.read_lines(path))
+  lines = pa.array([line for _, line in numbered], pa.large_string())
   words = pc.ascii_split_whitespace(pc.ascii_trim_whitespace(lines))
-  words_per_line = pc.list_value_length(words).to_numpy(zero_copy_only=False)
-  flat = pc.list_flatten(words)
-  starts = np.concatenate([[0], np.cumsum(words_per_line)])[:-1]
-  # A blank line splits into one empty word.
-  blank = pc.equal(pc.ascii_trim_whitespace(lines), "").to_numpy(
-    zero_copy_only=False
-  )
-  short = np.flatnonzero(~blank & (words_per_line < 2))
-  if len(short):
+  counts = pc.list_value_length(words).to_numpy()
+  if (counts < 2).any():
+    number = numbered[int(np.argmax(counts < 2))][0]
     raise errors.UserError(
-      f"{path}, line {short[0] + 1}: expected '<user> <item> <item> ...', "
-      "found a user without items; add items or remove the line"
+      f"{path}, line {number}: expected '<user> <item> <item> ...', found a "
+      "user without items; add items or remove the line"
     )
+  flat = pc.list_flatten(words)
   is_user = np.zeros(len(flat), bool)
-  is_user[starts[~blank]] = True
-  is_item = ~is_user
-  is_item[starts[blank]] = False
-  user_ids, line_users = tables.encode(flat.filter(pa.array(is_user)))
-  item_ids, items = tables.encode(flat.filter(pa.array(is_item)))
-  users = np.repeat(line_users, words_per_line[~blank] - 1)
+  is_user[np.cumsum(counts) - counts] = True
+  user_ids, line_users = columns.encode(flat.filter(pa.array(is_user)))
+  item_ids, items = columns.encode(flat.filter(pa.array(~is_user)))
+  users = np.repeat(line_users, counts - 1)
   return schema.Events(user_ids, item_ids, users, items)
 
 
@@ -59,7 +53,7 @@ def read_items(
   )
   if not config.items_path and not path.exists():
     return None
-  return tables.read_item_table(path, config, wanted)
+  return item_table.read_item_table(path, config, wanted)
 
 
 def _sequences_path(config: config_lib.DataConfig) -> pathlib.Path:

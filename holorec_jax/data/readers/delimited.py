@@ -1,0 +1,161 @@
+"""Text tables: CSV, TSV and what data sets make of them.
+
+A file is read once at Arrow's speed; only when that fails does a slow second
+look find the line to name in the error.
+"""
+
+import csv
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.csv
+
+from holorec_jax import errors
+from holorec_jax.data.readers import files
+
+# Millions of repeated ids: 4 bytes a row and each string once.
+ID = pa.dictionary(pa.int32(), pa.string())
+NUMBER = pa.float64()
+
+
+@dataclasses.dataclass(frozen=True)
+class Delimited:
+  """A text table.
+
+  Attributes:
+    path: the file, possibly compressed.
+    delimiter: between cells; one longer than a character allows no quotes.
+    names: column names of a file without a header line.
+    quotes: whether a cell may be quoted, and then hold delimiters and newlines.
+    encoding: of the text.
+  """
+
+  path: pathlib.Path
+  delimiter: str = ","
+  names: tuple[str, ...] = ()
+  quotes: bool = True
+  encoding: str = "utf-8-sig"
+
+  def columns(self) -> list[str]:
+    """Column names, of the header line where there is one."""
+    return list(self.names) or next(self._cells())[1]
+
+  def read(self, types: dict[str, pa.DataType], only: bool = True) -> pa.Table:
+    """The columns in `types`; the others too, of guessed type, if not `only`.
+
+    Raises:
+      UserError: a line with too few or too many cells, or a cell of another
+        type, with its number.
+    """
+    names = self.columns()
+    try:
+      with files.open_bytes(self.path) as stream:
+        table = pa.csv.read_csv(
+          self._single(stream),
+          pa.csv.ReadOptions(
+            encoding=self.encoding.removesuffix("-sig"),
+            column_names=names,
+            skip_rows=0 if self.names else 1,
+          ),
+          pa.csv.ParseOptions(
+            delimiter=self._delimiter,
+            quote_char='"' if self.quotes else False,
+            newlines_in_values=self.quotes and not only,
+          ),
+          pa.csv.ConvertOptions(
+            column_types=types,
+            include_columns=list(types) if only else None,
+          ),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+      raise self._explain(types, names, error) from error
+    if not table.num_rows:
+      raise errors.UserError(f"{self.path}: no rows, only a header")
+    return table
+
+  def where(self, row: int) -> str:
+    """What to call data row `row` (from 0) in an error."""
+    for index, (number, _) in enumerate(self._cells()):
+      if index == row + (not self.names):
+        return f"line {number}"
+    return f"row {row + 1}"
+
+  @property
+  def _delimiter(self) -> str:
+    return self.delimiter if len(self.delimiter) == 1 else "\t"
+
+  def _single(self, stream: pa.NativeFile) -> pa.NativeFile:
+    """Arrow cuts at single characters only."""
+    if len(self.delimiter) == 1:
+      return stream
+    return pa.BufferReader(
+      stream.read().replace(self.delimiter.encode(), b"\t")
+    )
+
+  def _cells(self) -> Iterator[tuple[int, list[str]]]:
+    """(line number of the row's end, cells) of every row, header included."""
+    numbers = [0]
+
+    def lines() -> Iterator[str]:
+      for number, line in files.read_lines(self.path, self.encoding):
+        numbers[0] = number
+        yield line.replace(self.delimiter, self._delimiter)
+
+    for cells in csv.reader(
+      lines(),
+      delimiter=self._delimiter,
+      quoting=csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE,
+    ):
+      yield numbers[0], cells
+
+  def _explain(
+    self, types: dict[str, pa.DataType], names: list[str], error: Exception
+  ) -> errors.UserError:
+    """Finds the first line that Arrow could not take."""
+    numeric = [
+      names.index(name)
+      for name, kind in types.items()
+      if pa.types.is_floating(kind) and name in names
+    ]
+    for number, cells in self._cells():
+      if len(cells) != len(names):
+        return errors.UserError(
+          f"{self.path}, line {number}: {len(cells)} columns, expected "
+          f"{len(names)} ({', '.join(names)})"
+        )
+      if cells == names:
+        continue
+      for column in numeric:
+        if not _is_number(cells[column]):
+          return errors.UserError(
+            f"{self.path}, line {number}: {names[column]} is "
+            f"{cells[column]!r}, expected a number"
+          )
+    return errors.UserError(f"{self.path}: {error}")
+
+
+def _is_number(cell: str) -> bool:
+  try:
+    float(cell)
+  except ValueError:
+    return False
+  return True
+
+
+def from_path(path: pathlib.Path) -> Delimited:
+  """A text table whose suffix tells the delimiter: .csv, or .tsv and .txt.
+
+  Raises:
+    UserError: another suffix.
+  """
+  suffix = files.plain_suffix(path)
+  if suffix == ".csv":
+    return Delimited(path)
+  if suffix in (".tsv", ".txt", ".tab"):
+    return Delimited(path, "\t", quotes=False)
+  raise errors.UserError(
+    f"{path}: unknown format {suffix!r}, expected .csv, .tsv, .parquet or "
+    ".jsonl (or one of the text formats compressed, .csv.gz)"
+  )

@@ -1,0 +1,152 @@
+"""Item tables of any format -> the wanted items and their text.
+
+A table's text columns are all that hold strings (or lists of strings), except
+identifiers: distinct values that are single words. `data.text_columns` chooses
+by name instead.
+"""
+
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from absl import logging
+
+from holorec_jax import errors
+from holorec_jax.data import config as config_lib
+from holorec_jax.data import schema
+from holorec_jax.data.readers import columns, delimited, files, json_lines
+
+
+def read_item_table(
+  path: pathlib.Path, config: config_lib.DataConfig, wanted: frozenset[str]
+) -> schema.ItemTable:
+  """The wanted rows of a CSV, TSV, Parquet or JSON-lines item table.
+
+  Raises:
+    UserError: an unreadable file, no item column, an empty or repeated id.
+  """
+  suffix = files.plain_suffix(path)
+  if suffix in (".parquet", ".pq"):
+    files.check_file(path)
+    table = pq.read_table(path)
+  elif suffix in (".jsonl", ".json", ".ndjson"):
+    table = from_rows([row for _, row in json_lines.read_objects(path)])
+  else:
+    table = read_delimited(delimited.from_path(path), config)
+  return select(table, config, wanted, path)
+
+
+def read_delimited(
+  source: delimited.Delimited, config: config_lib.DataConfig
+) -> pa.Table:
+  """All columns; ids and text stay strings even where all are digits."""
+  key = columns.find_column(
+    source.columns(), config.item_column, str(source.path), "item_column"
+  )
+  text = (config.title_column, config.categories_column, *config.text_columns)
+  return source.read({n: pa.string() for n in (key, *text)}, only=False)
+
+
+def select(
+  table: pa.Table,
+  config: config_lib.DataConfig,
+  wanted: frozenset[str],
+  path: pathlib.Path,
+) -> schema.ItemTable:
+  """Keeps wanted rows and text columns; renames title and categories.
+
+  Raises:
+    UserError: no item column, an empty or repeated id, no such text column.
+  """
+  key = columns.find_column(
+    table.column_names, config.item_column, str(path), "item_column"
+  )
+  ids = schema.strings(pc.cast(table[key], pa.string()))
+  _check_distinct(ids, path)
+  keep = np.fromiter((item in wanted for item in ids), bool, len(ids))
+  renames = {
+    config.title_column: "title",
+    config.categories_column: "categories",
+  }
+  text = {
+    renames.get(name, name): schema.strings(column.filter(pa.array(keep)))
+    for name, column in _text_columns(table, key, config, path).items()
+  }
+  if "title" not in text:
+    logging.warning(
+      "%s: no column %r, so items have no titles; the file has %s (set "
+      "data.title_column)",
+      path,
+      config.title_column,
+      table.column_names,
+    )
+  return schema.ItemTable(
+    ids=ids[keep], rows=np.flatnonzero(keep), num_rows=len(ids), text=text
+  )
+
+
+def _check_distinct(ids: np.ndarray, path: pathlib.Path) -> None:
+  first: dict[str, int] = {}
+  for row, item in enumerate(ids.tolist(), 1):
+    if not item:
+      raise errors.UserError(f"{path}, row {row}: the item id is empty")
+    if item in first:
+      raise errors.UserError(
+        f"{path}: item id {item!r} stands in rows {first[item]} and {row}; "
+        "keep one row per item"
+      )
+    first[item] = row
+
+
+def _text_columns(
+  table: pa.Table, key: str, config: config_lib.DataConfig, path: pathlib.Path
+) -> dict[str, pa.ChunkedArray]:
+  missing = sorted(set(config.text_columns) - set(table.column_names))
+  if missing:
+    raise errors.UserError(
+      f"{path}: no text columns {missing}, the file has {table.column_names}; "
+      "set data.text_columns"
+    )
+  found = {}
+  for name in config.text_columns or table.column_names:
+    column = table[name]
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+      path_like = name == config.categories_column
+      joint = schema.PATH_SEPARATOR if path_like else " "
+      column = pc.binary_join(column.cast(pa.list_(pa.string())), joint)
+    if name in config.text_columns:
+      found[name] = column.cast(pa.string())
+    elif name == key or not _is_string(column.type):
+      continue
+    elif name in (config.title_column, config.categories_column) or _is_text(
+      column
+    ):
+      found[name] = column.cast(pa.string())
+    else:
+      logging.info("%s: %r holds identifiers, not text: left out", path, name)
+  return found
+
+
+def _is_string(kind: pa.DataType) -> bool:
+  return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_text(column: pa.ChunkedArray) -> bool:
+  values = column.drop_null()
+  several_words = pc.any(pc.match_substring(values, " ")).as_py()
+  return several_words or pc.count_distinct(values).as_py() < len(values)
+
+
+def from_rows(rows: list[dict]) -> pa.Table:
+  """Columns of loosely typed rows; a column of mixed types becomes strings."""
+  names = dict.fromkeys(name for row in rows for name in row)
+  return pa.table({n: _column([row.get(n) for row in rows]) for n in names})
+
+
+def _column(values: list) -> pa.Array:
+  try:
+    return pa.array(values)
+  except (pa.ArrowInvalid, pa.ArrowTypeError):
+    return pa.array([None if v is None else str(v) for v in values])

@@ -1,0 +1,80 @@
+"""Seals of checkpoints: which are whole, and which is the best.
+
+seal.json of a step holds the SHA-256 of the files of its `state/` beside the
+host's state. tensorstore notices a truncated chunk, but a flipped bit in one
+would come back as another weight.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from holorec_jax.artifacts import hash_files, read_json, write_json
+from holorec_jax.errors import UserError
+
+SEAL = "seal.json"
+STATE = "state"
+
+
+def write_seal(path: pathlib.Path, host: Mapping[str, Any]) -> None:
+  """Seals a step's folder, whose files are all written, with host's JSON."""
+  write_json(path / SEAL, {**host, "files": hash_files(path / STATE)})
+
+
+def first_whole(folder: pathlib.Path, steps: Sequence[int]) -> int | None:
+  """The first of `steps` that is whole; None of an empty sequence."""
+  for step in steps:
+    fault = find_fault(folder / str(step))
+    if fault is None:
+      return step
+    logging.warning(
+      "checkpoint %s is truncated or damaged (%s): falling back to another",
+      folder / str(step),
+      fault,
+    )
+  if steps:
+    raise UserError(
+      f"none of the checkpoints {list(steps)} in {folder} is whole: delete"
+      " that folder to train again from the start"
+    )
+  return None
+
+
+def find_fault(path: pathlib.Path) -> str | None:
+  """What is wrong with a step's folder, or None."""
+  try:
+    files = read_json(path / SEAL)["files"]
+  except (UserError, OSError, KeyError, TypeError):
+    return f"{SEAL} cannot be read"
+  actual = hash_files(path / STATE)
+  for name in sorted(files.keys() | actual.keys()):
+    if name not in actual:
+      return f"{STATE}/{name} is missing"
+    if files.get(name) != actual[name]:
+      return f"{STATE}/{name} has changed"
+  return None
+
+
+def rank_by_metric(metrics: dict[int, float | None]) -> list[int]:
+  """Steps that have a metric, best first; of equals the later one."""
+  known = [
+    (m, s) for s, m in metrics.items() if m is not None and math.isfinite(m)
+  ]
+  return [step for _, step in sorted(known, reverse=True)]
+
+
+def read_metrics(
+  folder: str | os.PathLike[str],
+) -> dict[int, float | None]:
+  """The metric of each checkpoint in a folder, by step."""
+  metrics: dict[int, float | None] = {}
+  for path in sorted(pathlib.Path(folder).glob(f"*/{SEAL}")):
+    if path.parent.name.isdigit():
+      with contextlib.suppress(UserError):
+        metrics[int(path.parent.name)] = read_json(path).get("metric")
+  return metrics

@@ -25,6 +25,10 @@ def prepare(config: DataConfig) -> schema.Dataset:
       f"data.source is {config.source!r}, expected one of "
       f"{sorted(readers.READERS)}"
     )
+  if config.source != "synthetic" and not config.path:
+    raise errors.UserError(
+      f"data.source={config.source} reads files: set data.path"
+    )
   reader = readers.READERS[config.source]
   events = reader.read_events(config)
   logging.info(

@@ -11,7 +11,14 @@ from collections.abc import Callable
 
 from holorec_jax.data import config as config_lib
 from holorec_jax.data import schema, synthetic
-from holorec_jax.data.readers import events, sequences
+from holorec_jax.data.readers import (
+  amazon,
+  events,
+  letter,
+  movielens,
+  recbole,
+  sequences,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +32,12 @@ class Reader:
 
 
 READERS = {
-  "events": Reader(events.read_events, events.read_items),
   "sequences": Reader(sequences.read_events, sequences.read_items),
+  "events": Reader(events.read_events, events.read_items),
+  "amazon": Reader(amazon.read_events, amazon.read_items),
+  "movielens": Reader(movielens.read_events, movielens.read_items),
+  "letter": Reader(letter.read_events, letter.read_items),
+  "recbole": Reader(recbole.read_events, recbole.read_items),
   "synthetic": Reader(
     lambda config: synthetic.make_events(config.synthetic),
     lambda config, wanted: synthetic.make_items(config.synthetic, wanted),

@@ -6,6 +6,7 @@ look find the line to name in the error.
 
 import csv
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator
 
@@ -27,7 +28,8 @@ class Delimited:
   Attributes:
     path: the file, possibly compressed.
     delimiter: between cells; one longer than a character allows no quotes.
-    names: column names of a file without a header line.
+    names: column names; () to take them from the header line.
+    header_lines: lines before the first row.
     quotes: whether a cell may be quoted, and then hold delimiters and newlines.
     encoding: of the text.
   """
@@ -35,12 +37,17 @@ class Delimited:
   path: pathlib.Path
   delimiter: str = ","
   names: tuple[str, ...] = ()
+  header_lines: int = 1
   quotes: bool = True
   encoding: str = "utf-8-sig"
 
   def columns(self) -> list[str]:
     """Column names, of the header line where there is one."""
-    return list(self.names) or next(self._cells())[1]
+    if self.names:
+      return list(self.names)
+    for _, cells in self._cells():
+      return cells
+    raise errors.UserError(f"{self.path}: no header line, only blank ones")
 
   def read(self, types: dict[str, pa.DataType], only: bool = True) -> pa.Table:
     """The columns in `types`; the others too, of guessed type, if not `only`.
@@ -57,7 +64,7 @@ class Delimited:
           pa.csv.ReadOptions(
             encoding=self.encoding.removesuffix("-sig"),
             column_names=names,
-            skip_rows=0 if self.names else 1,
+            skip_rows=self.header_lines,
           ),
           pa.csv.ParseOptions(
             delimiter=self._delimiter,
@@ -78,7 +85,7 @@ class Delimited:
   def where(self, row: int) -> str:
     """What to call data row `row` (from 0) in an error."""
     for index, (number, _) in enumerate(self._cells()):
-      if index == row + (not self.names):
+      if index == row + self.header_lines:
         return f"line {number}"
     return f"row {row + 1}"
 
@@ -119,14 +126,13 @@ class Delimited:
       for name, kind in types.items()
       if pa.types.is_floating(kind) and name in names
     ]
-    for number, cells in self._cells():
+    rows = itertools.islice(self._cells(), self.header_lines, None)
+    for number, cells in rows:
       if len(cells) != len(names):
         return errors.UserError(
           f"{self.path}, line {number}: {len(cells)} columns, expected "
           f"{len(names)} ({', '.join(names)})"
         )
-      if cells == names:
-        continue
       for column in numeric:
         if not _is_number(cells[column]):
           return errors.UserError(

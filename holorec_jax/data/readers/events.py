@@ -7,8 +7,6 @@ of these formats with one row per item and any text columns.
 
 import pathlib
 
-import pyarrow.parquet as pq
-
 from holorec_jax import errors
 from holorec_jax.data import config as config_lib
 from holorec_jax.data import schema
@@ -64,8 +62,9 @@ def delimited_events(
 def _read_parquet(
   path: pathlib.Path, config: config_lib.DataConfig
 ) -> schema.Events:
-  names = columns.event_columns(pq.read_schema(path).names, path, config)
-  table = pq.read_table(path, columns=[n for n in names if n is not None])
+  source = files.open_parquet(path)
+  names = columns.event_columns(source.schema_arrow.names, path, config)
+  table = source.read([name for name in names if name is not None])
   if not table.num_rows:
     raise errors.UserError(f"{path}: no rows")
   return columns.to_events(

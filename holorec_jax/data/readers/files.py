@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import tqdm
 
 from holorec_jax import errors
@@ -22,6 +23,24 @@ def check_file(path: pathlib.Path) -> None:
     )
   if path.stat().st_size == 0:
     raise errors.UserError(f"{path}: the file is empty")
+
+
+def find_one(path: pathlib.Path, pattern: str) -> pathlib.Path:
+  """The path itself if a file, else the one file in it that matches.
+
+  Raises:
+    UserError: no such path, none or several files.
+  """
+  if not path.is_dir():
+    check_file(path)
+    return path
+  found = sorted(path.glob(pattern))
+  if len(found) != 1:
+    raise errors.UserError(
+      f"{path}: {[f.name for f in found] or 'no file'} for {pattern}, expected "
+      "one; set data.path or data.items_path to the file itself"
+    )
+  return found[0]
 
 
 def plain_suffix(path: pathlib.Path) -> str:
@@ -69,6 +88,19 @@ def read_lines(
     raise errors.UserError(
       f"{path}: not {error.encoding} text ({error.reason}); convert the file"
     ) from error
+
+
+def open_parquet(path: pathlib.Path) -> pq.ParquetFile:
+  """A Parquet file's columns, none read yet.
+
+  Raises:
+    UserError: the file is missing, empty, cut off or of another format.
+  """
+  check_file(path)
+  try:
+    return pq.ParquetFile(path, memory_map=True)
+  except (pa.ArrowInvalid, OSError) as error:
+    raise errors.UserError(f"{path}: not a Parquet file ({error})") from error
 
 
 class _Watched(io.FileIO):

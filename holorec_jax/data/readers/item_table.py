@@ -1,16 +1,16 @@
 """Item tables of any format -> the wanted items and their text.
 
 A table's text columns are all that hold strings (or lists of strings), except
-identifiers: distinct values that are single words. `data.text_columns` chooses
-by name instead.
+identifiers and addresses: distinct values, each one word with a digit in it.
+`data.text_columns` chooses by name instead.
 """
 
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from absl import logging
 
 from holorec_jax import errors
@@ -29,8 +29,7 @@ def read_item_table(
   """
   suffix = files.plain_suffix(path)
   if suffix in (".parquet", ".pq"):
-    files.check_file(path)
-    table = pq.read_table(path)
+    table = files.open_parquet(path).read()
   elif suffix in (".jsonl", ".json", ".ndjson"):
     table = from_rows([row for _, row in json_lines.read_objects(path)])
   else:
@@ -111,37 +110,61 @@ def _text_columns(
     )
   found = {}
   for name in config.text_columns or table.column_names:
-    column = table[name]
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-      path_like = name == config.categories_column
-      joint = schema.PATH_SEPARATOR if path_like else " "
-      column = pc.binary_join(column.cast(pa.list_(pa.string())), joint)
-    if name in config.text_columns:
-      found[name] = column.cast(pa.string())
-    elif name == key or not _is_string(column.type):
+    joint = schema.PATH_SEPARATOR if name == config.categories_column else " "
+    column = _joined(table[name], joint)
+    if config.text_columns:
+      found[name] = _as_text(column, name, path)
+    elif name == key or not pa.types.is_string(column.type):
       continue
     elif name in (config.title_column, config.categories_column) or _is_text(
       column
     ):
-      found[name] = column.cast(pa.string())
+      found[name] = column
     else:
       logging.info("%s: %r holds identifiers, not text: left out", path, name)
   return found
 
 
-def _is_string(kind: pa.DataType) -> bool:
-  return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _joined(column: pa.ChunkedArray, joint: str) -> pa.ChunkedArray:
+  """Lists of strings as one string each; all else as it is."""
+  kind = column.type
+  if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+    return pc.binary_join(column, joint)
+  if pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
+    return column.cast(pa.string())
+  return column
+
+
+def _as_text(
+  column: pa.ChunkedArray, name: str, path: pathlib.Path
+) -> pa.ChunkedArray:
+  try:
+    return column.cast(pa.string())
+  except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    raise errors.UserError(
+      f"{path}: column {name!r} holds {column.type}, which is no text; leave "
+      "it out of data.text_columns"
+    ) from error
 
 
 def _is_text(column: pa.ChunkedArray) -> bool:
   values = column.drop_null()
-  several_words = pc.any(pc.match_substring(values, " ")).as_py()
-  return several_words or pc.count_distinct(values).as_py() < len(values)
+  coded = pc.and_(
+    pc.match_substring_regex(values, "[0-9]"),
+    pc.invert(pc.match_substring(values, " ")),
+  )
+  distinct = pc.count_distinct(values).as_py() == len(values)
+  return not (distinct and pc.all(coded).as_py())
 
 
-def from_rows(rows: list[dict]) -> pa.Table:
-  """Columns of loosely typed rows; a column of mixed types becomes strings."""
-  names = dict.fromkeys(name for row in rows for name in row)
+def from_rows(rows: list[dict], names: Iterable[str] = ()) -> pa.Table:
+  """Columns of loosely typed rows; one of mixed types becomes strings.
+
+  Args:
+    rows: keys may be missing and values null.
+    names: the columns; () for every key that occurs.
+  """
+  names = names or dict.fromkeys(name for row in rows for name in row)
   return pa.table({n: _column([row.get(n) for row in rows]) for n in names})
 
 

@@ -1,0 +1,1 @@
+"""Ranked lists in; numbers, intervals, slices, baselines and a report out."""

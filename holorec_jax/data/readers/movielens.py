@@ -19,6 +19,7 @@ from holorec_jax.data import schema
 from holorec_jax.data.readers import delimited, events, files, item_table
 
 RATINGS = ("user", "item", "rating", "timestamp")
+MOVIES = ("item", "title", "genres")
 # Order of the flags at the end of a line of 100K's u.item.
 GENRES = (
   "Unknown", "Action", "Adventure", "Animation", "Children's", "Comedy",

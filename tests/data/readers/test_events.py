@@ -160,7 +160,7 @@ def test_unreadable_files(tmp_path):
   with pytest.raises(UserError, match="no such file"):
     _read(tmp_path / "none.csv")
   (tmp_path / "e.xls").write_text("x")
-  with pytest.raises(UserError, match="unknown format '.xls'"):
+  with pytest.raises(UserError, match=r"unknown format '.xls'"):
     _read(tmp_path / "e.xls")
   whole = gzip.compress((HEADER + "a,x,1\n" * 999).encode())
   (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])

@@ -39,7 +39,7 @@ def test_missing_parts(tmp_path):
     recbole.read_events(config)
   inter = tmp_path / "x.inter"
   inter.write_text("user_id:token\titem_id:token\n1\t2\n")
-  with pytest.raises(UserError, match="set data.timestamp_column"):
+  with pytest.raises(UserError, match=r"set data.timestamp_column"):
     recbole.read_events(config)
   assert recbole.read_items(config, frozenset({"2"})) is None
   inter.write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t2\n")

@@ -77,10 +77,10 @@ DISTINCT = {"first": first_of_item, "consecutive": not_repeated}
 def core_mask(
   users: np.ndarray, items: np.ndarray, min_user: int, min_item: int
 ) -> np.ndarray:
-  """(E,) bool: the largest set of events in which every user has `min_user`.
+  """(E,) bool: what is left when rare users and items go, again and again.
 
-  and every item `min_item` events. Rare users and items are removed in turn
-  until none is left to remove.
+  The result is the largest set of events in which every user has at least
+  `min_user` events and every item at least `min_item`.
   """
   kept = np.arange(len(users))
   while True:
@@ -113,8 +113,8 @@ def _core(
   if not mask.any():
     raise errors.UserError(
       f"{what} leave nothing of {events.num_events} events of "
-      f"{len(np.unique(events.users))} users and "
-      f"{len(np.unique(events.items))} items; lower them or add data"
+      f"{_distinct(events.users)} users and "
+      f"{_distinct(events.items)} items; lower them or add data"
     )
   return _keep(events, mask, what)
 

@@ -58,7 +58,10 @@ def prepare(config: DataConfig) -> schema.Dataset:
 
 
 def _name(config: DataConfig) -> str:
-  return config.name or pathlib.Path(config.path).stem or config.source
+  """The name in the config, else that of the folder or file."""
+  path = pathlib.Path(config.path)
+  own = path.resolve().name if path.is_dir() else path.name.partition(".")[0]
+  return config.name or (own if config.path else config.source)
 
 
 def _complete(

@@ -110,6 +110,8 @@ def _parse(path: pathlib.Path, number: int, line: str) -> dict:
 def _tidy(product: dict) -> dict:
   """The fields that all releases have, under one name and cleaned."""
   path = product.get("categories") or product.get("category") or []
+  if isinstance(path, str):
+    path = [path]
   if path and isinstance(path[0], list):
     path = path[0]  # 2014 lists several paths, the main one first.
   if not path and product.get("main_category"):

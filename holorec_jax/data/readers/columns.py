@@ -125,7 +125,7 @@ def _numbers(
   try:
     values = column.cast(pa.float64())
   except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-    bad = next(r for r, v in enumerate(column) if not _is_number(v.as_py()))
+    bad = next(r for r, v in enumerate(column) if not is_number(v.as_py()))
     raise errors.UserError(
       f"{path}, {where(bad)}: {name} is {column[bad].as_py()!r}, expected a "
       "number"
@@ -136,7 +136,8 @@ def _numbers(
   return values.to_numpy()
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+  """Whether Python, too, would read a number in it."""
   try:
     float(value)  # type: ignore[arg-type]
   except (TypeError, ValueError):

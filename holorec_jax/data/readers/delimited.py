@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from holorec_jax import errors
-from holorec_jax.data.readers import files
+from holorec_jax.data.readers import columns, files
 
 # Millions of repeated ids: 4 bytes a row and each string once.
 ID = pa.dictionary(pa.int32(), pa.string())
@@ -134,20 +134,12 @@ class Delimited:
           f"{len(names)} ({', '.join(names)})"
         )
       for column in numeric:
-        if not _is_number(cells[column]):
+        if not columns.is_number(cells[column]):
           return errors.UserError(
             f"{self.path}, line {number}: {names[column]} is "
             f"{cells[column]!r}, expected a number"
           )
     return errors.UserError(f"{self.path}: {error}")
-
-
-def _is_number(cell: str) -> bool:
-  try:
-    float(cell)
-  except ValueError:
-    return False
-  return True
 
 
 def from_path(path: pathlib.Path) -> Delimited:

@@ -92,9 +92,7 @@ def _find_layout(folder: pathlib.Path) -> _Layout:
   if (folder / "ratings.dat").exists():
     return _Layout(
       delimited.Delimited(folder / "ratings.dat", "::", RATINGS, 0, False),
-      delimited.Delimited(
-        folder / "movies.dat", "::", ("item", "title", "genres"), 0, False
-      ),
+      delimited.Delimited(folder / "movies.dat", "::", MOVIES, 0, False),
       own,
     )
   if (folder / "ratings.csv").exists():

@@ -188,14 +188,16 @@ def restore_params(
   folder: str | os.PathLike[str],
   step: int | Literal["best"] | None = None,
   target: Any = None,
+  field: str = "params",
 ) -> Any:
-  """Reads the parameters alone, without the optimizer's state.
+  """Reads one field of the state alone, such as its parameters.
 
   Args:
     folder: the folder of the checkpoints.
     step: a step, "best" for that of the greatest metric, None for the newest.
     target: pytree whose structure and shardings the result takes; without it
       nested dicts of numpy arrays come back.
+    field: "params", or "average" for their moving average.
 
   Raises:
     UserError: there is no such checkpoint, none is whole (the next best is
@@ -218,8 +220,8 @@ def restore_params(
       " train first, or ask for one of these"
     )
   if target is not None:
-    target = {"params": target}
-  return _read(folder / str(chosen), target, within="params")["params"]
+    target = {field: target}
+  return _read(folder / str(chosen), target, within=field)[field]
 
 
 def _read(path: pathlib.Path, target: Any, within: str = "") -> Any:

@@ -203,6 +203,7 @@ def test_restore_params(saved, tmp_path):
   read = restore_params(saved, 1, target)
   assert_same(read, make_state(1).params)
   assert isinstance(read["scale"], jax.Array)
+  assert restore_params(saved, 1, field="step") == 1
   with pytest.raises(UserError, match=r"no checkpoint 7 in .*\[2, 1\]"):
     restore_params(saved, 7)
   with pytest.raises(UserError, match=r"no checkpoint in .*train first"):

@@ -5,8 +5,6 @@ import setuptools
 CORE = [
   "absl-py>=2.1",
   "array-record>=0.8",
-  "chex>=0.1.90",
-  "flatbuffers>=24.3",
   "flax>=0.12",
   "grain>=0.2.15",
   "jax>=0.10",

@@ -52,6 +52,11 @@ def names(cutoffs: Sequence[int] = CUTOFFS) -> list[str]:
   return [f"{kind}@{k}" for kind in ("recall", "ndcg") for k in cutoffs]
 
 
+def title(name: str) -> str:
+  """A metric's name as readers know it: "Recall@10"."""
+  return name.replace("recall", "Recall").replace("ndcg", "NDCG")
+
+
 def gains(rank_U: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> np.ndarray:
   """Every metric of every row: (U, 2 * cutoffs), columns as in `names`."""
   inside_UC = rank_U[:, None] < np.asarray(cutoffs)

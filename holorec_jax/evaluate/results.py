@@ -209,6 +209,11 @@ def table_rows(
   }
 
 
+def label(name: str) -> str:
+  """A system's name as readers see it."""
+  return name.replace("_", "-").replace("knn", "kNN")
+
+
 def metrics_table(results: Tree) -> str:
   """Plain text, a block for each protocol, systems in rows."""
   heads = [
@@ -217,13 +222,13 @@ def metrics_table(results: Tree) -> str:
   blocks = []
   for protocol, meaning in PROTOCOLS.items():
     rows = table_rows(results, protocol)
-    width = max(map(len, rows), default=0)
+    width = max(map(len, map(label, rows)), default=0)
     lines = [
       f"test, {results['counts']['test']} users, {meaning}",
       " " * width + "".join(f"{head:>8}" for head in heads),
     ]
     for name, (score, _) in rows.items():
       cells = "".join(f"{score[column]:8.4f}" for column in TABLE_COLUMNS)
-      lines.append(f"{name:<{width}}{cells}")
+      lines.append(f"{label(name):<{width}}{cells}")
     blocks.append("\n".join(lines))
   return "\n\n".join(blocks)

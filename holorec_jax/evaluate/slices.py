@@ -11,7 +11,7 @@ import numpy as np
 from holorec_jax.evaluate import intervals, metrics
 
 # First value of each bin; the last bin has no end.
-HISTORY_EDGES = (0, 5, 6, 8, 11, 21, 51, 101, 201)
+HISTORY_EDGES = (1, 5, 6, 8, 11, 21, 51, 101, 201)
 FREQUENCY_EDGES = (0, 1, 5, 10, 20, 50, 100, 500)
 
 
@@ -20,6 +20,7 @@ def by_value(
   rank_U: Mapping[str, np.ndarray],
   edges: Sequence[int],
   cutoffs: Sequence[int] = (10,),
+  fewest: int = 30,
 ) -> list[dict[str, Any]]:
   """Metrics of every system in every bin that has rows.
 
@@ -28,6 +29,8 @@ def by_value(
     rank_U: system's name -> ranks of the same rows.
     edges: first value of each bin, ascending; rows below the first are a bug.
     cutoffs: list lengths.
+    fewest: while the last bin has fewer rows, it joins the one before: too
+      few say nothing.
 
   Returns:
     [{"low": 5, "high": 9 (None: no end), "users": n, "systems": {name:
@@ -35,6 +38,8 @@ def by_value(
   """
   if len(value_U) and np.min(value_U) < edges[0]:
     raise ValueError(f"a value below the first edge, {edges[0]}")
+  while len(edges) > 1 and np.count_nonzero(value_U >= edges[-1]) < fewest:
+    edges = edges[:-1]
   bin_U = np.searchsorted(edges, value_U, side="right") - 1
   rows = []
   for index in np.unique(bin_U).tolist():

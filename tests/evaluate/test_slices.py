@@ -8,7 +8,7 @@ from holorec_jax.evaluate import metrics, slices
 
 def test_bins_by_hand():
   ranks = {"ours": np.array([0, metrics.MISSED, 1, 30])}
-  bins = slices.by_value(np.array([1, 4, 5, 99]), ranks, (1, 5, 10))
+  bins = slices.by_value(np.array([1, 4, 5, 99]), ranks, (1, 5, 10), fewest=1)
   assert [(b["low"], b["high"], b["users"]) for b in bins] == [
     (1, 4, 2),
     (5, 9, 1),
@@ -30,6 +30,16 @@ def test_weighted_bins_are_the_whole():
   assert total / 500 == pytest.approx(
     metrics.summarise(ranks, (10,))["ndcg@10"]
   )
+
+
+def test_a_thin_tail_joins_the_bin_before():
+  value_U = np.array([1] * 40 + [5] * 8 + [20] * 2)
+  edges = (1, 5, 10, 30)
+  bins = slices.by_value(value_U, {"a": value_U}, edges, fewest=10)
+  assert [(b["low"], b["high"], b["users"]) for b in bins] == [
+    (1, 4, 40),
+    (5, None, 10),
+  ]
 
 
 def test_values_below_the_first_edge_are_refused():

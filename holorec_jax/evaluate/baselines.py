@@ -61,9 +61,9 @@ def baseline_lists(
   k: int = 20,
 ) -> dict[str, targets.Lists]:
   """Both baselines, item-kNN tuned on validation apart for kept and unseen."""
-  knn = []
+  knn, config = [], None
   for drop_seen in (False, True):
-    config = tune(dataset, split, drop_seen)
+    config = tune(dataset, split, drop_seen, start=config)
     knn.append(item_knn(dataset, split, rows, k, drop_seen, config))
   return {
     "popularity": targets.Lists(
@@ -132,6 +132,7 @@ def tune(
   dataset: schema.Dataset,
   split: splits.Split,
   drop_seen: bool = False,
+  start: KnnConfig | None = None,
   seed: int = 0,
 ) -> KnnConfig:
   """Hyperparameters with the best NDCG@10 on validation rows.
@@ -142,6 +143,7 @@ def tune(
     dataset: the interactions.
     split: only its training events and validation targets are used.
     drop_seen: whether the lists will leave out the items of the history.
+    start: where to begin; the defaults if None.
     seed: of the sample of validation rows.
   """
   rows = targets.from_positions(dataset, split.valid)
@@ -155,7 +157,7 @@ def tune(
     ranks_U = metrics.target_ranks(topk_UK, rows.items_U)
     return metrics.summarise(ranks_U, (10,))["ndcg@10"]
 
-  best = KnnConfig()
+  best = start or KnnConfig()
   scores = {best: score(best)}
   with tqdm.tqdm(desc="tuning item-kNN", unit=" settings") as progress:
     settled = None

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import cycler
 import matplotlib
 import numpy as np
-from matplotlib import axes, figure
+from matplotlib import axes, figure, rcsetup
 
 from holorec_jax.evaluate import metrics, slices
 
@@ -25,7 +24,7 @@ _STYLE = {
   "axes.edgecolor": "#888888",
   "axes.grid": True,
   "axes.labelcolor": "#333333",
-  "axes.prop_cycle": cycler.cycler(color=COLOURS),
+  "axes.prop_cycle": rcsetup.cycler("color", COLOURS),
   "axes.spines.right": False,
   "axes.spines.top": False,
   "font.size": 9.5,

@@ -1,8 +1,17 @@
-"""Fits the nested quantizer: whole epochs under jit, data on the device."""
+"""Fits the nested quantizer (methods 1.1).
 
-import dataclasses
+1. A short plain autoencoder; then its latent is turned to its principal axes
+   and partly whitened, which the neighbouring linear layers absorb: a coarse
+   granularity, a prefix of the latent, then sees the widest directions.
+2. Balanced k-means, level by level on the fine row's residuals of all items.
+3. AdamW on all losses, in rounds of whole epochs under one jit each, data on
+   the device. After a round all items are encoded: that gives the curves, the
+   early stop, and the codes that some row leaves unused, which are revived.
+"""
+
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,81 +19,271 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from holorec_jax.quantize import residual
-from holorec_jax.quantize.nested import Mlp, NestedConfig, NestedQuantizer
+from holorec_jax.errors import UserError
+from holorec_jax.quantize import collisions, fitted, kmeans, nested, residual
+from holorec_jax.quantize.nested import NestedConfig
+
+# Steps between two looks at all items.
+ROUND_STEPS = 100
+# A round must better collision rate + reconstruction by this share of the
+# items' variance to count as progress.
+PROGRESS = 1e-3
+# Random items among which `revive` looks for the worst.
+SAMPLE = 4096
+# Exponent that maps a latent axis's variance w to w^(1 - WHITENING).
+WHITENING = 0.5
+
+Loss = Callable[[Any, jax.Array, NestedConfig], dict[str, jax.Array]]
 
 
-@dataclasses.dataclass(frozen=True)
-class FittedQuantizer:
-  config: NestedConfig
+class State(NamedTuple):
+  """Parameters and the optimizer's state."""
+
   params: Any
-  sids_IRL: np.ndarray
-  history: list[dict[str, float]]
+  opt_state: Any
 
-  @property
-  def codebooks_LVd(self):
-    return np.asarray(self.params["codebooks"])
 
-  def encode(self, vectors_ID: np.ndarray) -> np.ndarray:
-    return encode(self.params, vectors_ID, self.config)
+def autoencoder_losses(
+  params: Any, x_BW: jax.Array, config: NestedConfig
+) -> dict[str, jax.Array]:
+  """Reconstruction without codes."""
+  z_BD = nested.encoder(config).apply({"params": params["encoder"]}, x_BW)
+  xhat_BW = nested.decoder(config, x_BW.shape[-1]).apply(
+    {"params": params["decoder"]}, z_BD
+  )
+  return {"reconstruction": nested.mse(xhat_BW, x_BW)}
+
+
+def quantizer_losses(
+  params: Any, x_BW: jax.Array, config: NestedConfig
+) -> dict[str, jax.Array]:
+  """The quantizer's losses; all have weight one."""
+  return nested.NestedQuantizer(config).apply({"params": params}, x_BW)
+
+
+def _optimizer(config: NestedConfig) -> optax.GradientTransformation:
+  return optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _steps_per_epoch(num_items: int, config: NestedConfig) -> int:
+  return -(-num_items // config.batch_size)
+
+
+@functools.partial(
+  jax.jit, static_argnames=("losses", "config", "epochs"), donate_argnums=0
+)
+def _train(
+  state: State,
+  x_IW: jax.Array,
+  key: jax.Array,
+  *,
+  losses: Loss,
+  config: NestedConfig,
+  epochs: int,
+) -> tuple[State, dict[str, jax.Array]]:
+  """Whole epochs in equal batches; at most steps - 1 items sit one out."""
+  steps = _steps_per_epoch(len(x_IW), config)
+  batch = len(x_IW) // steps
+  optimizer = _optimizer(config)
+
+  def step(state, index_B):
+    def total(params):
+      parts = losses(params, x_IW[index_B], config)
+      return sum(parts.values()), parts
+
+    grads, parts = jax.grad(total, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    return State(optax.apply_updates(state.params, updates), opt_state), parts
+
+  def epoch(state, key):
+    order_I = jax.random.permutation(key, len(x_IW))
+    order_SB = order_I[: steps * batch].reshape(steps, batch)
+    return jax.lax.scan(step, state, order_SB)
+
+  state, parts = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
+  return state, jax.tree.map(lambda part_ES: jnp.mean(part_ES[-1]), parts)
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _encode(params, x_BD, config):
-  z = Mlp((*config.hidden, config.dims[-1])).apply(
-    {"params": params["encoder"]}, x_BD
+def _latents(params, x_IW, config):
+  network = nested.encoder(config)
+  return jax.lax.map(
+    lambda x_W: network.apply({"params": params["encoder"]}, x_W),
+    x_IW,
+    batch_size=fitted.CHUNK,
   )
-  rows = residual.rows(z, params["codebooks"], config.dims)
-  return jnp.stack([r.codes_BL for r in rows], 1)
 
 
-def encode(params, vectors_ID, config, chunk=1024):
-  out = []
-  for i in range(0, len(vectors_ID), chunk):
-    x = np.asarray(vectors_ID[i : i + chunk], np.float32)
-    pad = np.zeros((chunk - len(x), x.shape[1]), np.float32)
-    out.append(
-      np.asarray(_encode(params, np.concatenate([x, pad]), config))[: len(x)]
+def to_principal_axes(
+  encoder: dict[str, Any], decoder: dict[str, Any], z_ID: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Centres, rotates and partly whitens the latent; decode(encode) stays.
+
+  The latent's variance becomes one per dimension on average, falling from the
+  first to the last. Only the encoder's last and the decoder's first layer
+  change.
+  """
+  mean_D = z_ID.mean(0)
+  variance_D, axes_DD = np.linalg.eigh(np.cov(z_ID.T).reshape(2 * mean_D.shape))
+  variance_D, axes_DD = variance_D[::-1], axes_DD[:, ::-1]
+  variance_D = np.maximum(variance_D, max(1e-6 * variance_D[0], 1e-12))
+  scale_D = variance_D ** (-0.5 * WHITENING)
+  scale_D /= np.sqrt(np.mean(variance_D * scale_D**2))
+  forth_DD = jnp.asarray(axes_DD * scale_D, jnp.float32)
+  back_DD = jnp.asarray((axes_DD / scale_D).T, jnp.float32)
+  last = f"Dense_{len(encoder) - 1}"
+  kernel, bias = encoder[last]["kernel"], encoder[last]["bias"]
+  encoder = {
+    **encoder,
+    last: {"kernel": kernel @ forth_DD, "bias": (bias - mean_D) @ forth_DD},
+  }
+  kernel, bias = decoder["Dense_0"]["kernel"], decoder["Dense_0"]["bias"]
+  first = {"kernel": back_DD @ kernel, "bias": bias + mean_D @ kernel}
+  return encoder, {**decoder, "Dense_0": first}
+
+
+def initial_codebooks(z_ID: np.ndarray, config: NestedConfig) -> jax.Array:
+  """Balanced k-means, level by level on the fine row's residuals."""
+  codebooks = []
+  for level in range(config.levels):
+    centres_VD, _ = kmeans.balanced_kmeans(
+      z_ID, config.codes, config.seed + level
     )
-  return np.concatenate(out)
+    code_I = np.asarray(kmeans.assign(z_ID, centres_VD))
+    z_ID = z_ID - centres_VD[code_I]
+    codebooks.append(centres_VD)
+  return jnp.asarray(np.stack(codebooks))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def revive(
+  params: Any, x_SW: jax.Array, unused_RLV: jax.Array, config: NestedConfig
+) -> jax.Array:
+  """Moves the codes that a row leaves unused to where that row errs most.
+
+  A code unused in row r becomes the residual of an item among the worst of
+  x_SW in that row: the fine row's residual, with row r's own in the
+  dimensions that row r sees.
+
+  Returns:
+    the codebooks (L, V, D).
+  """
+  z_SD = nested.encoder(config).apply({"params": params["encoder"]}, x_SW)
+  rows = residual.rows(z_SD, params["codebooks"], config.dims)
+  books = list(params["codebooks"])
+  for row, unused_LV in zip(rows, unused_RLV):
+    worst_S = jnp.argsort(-jnp.sum(row.residuals[-1] ** 2, -1))
+    for level, unused_V in enumerate(unused_LV):
+      # The levels take turns, so that no item is revived at two of them.
+      turn_V = (jnp.cumsum(unused_V) - 1) * config.levels + level
+      item_V = worst_S[turn_V % len(x_SW)]
+      own_Vd = row.residuals[level][item_V]
+      code_VD = rows[-1].residuals[level][item_V]
+      code_VD = code_VD.at[:, : own_Vd.shape[-1]].set(own_Vd)
+      books[level] = jnp.where(unused_V[:, None], code_VD, books[level])
+  return jnp.stack(books)
+
+
+def _unused(sids_IRL: np.ndarray, num_codes: int) -> np.ndarray:
+  """Which codes no item has; (R, L, V) bool."""
+  _, rows, levels = sids_IRL.shape
+  unused_RLV = np.ones((rows, levels, num_codes), bool)
+  for r in range(rows):
+    for level in range(levels):
+      unused_RLV[r, level, sids_IRL[:, r, level]] = False
+  return unused_RLV
+
+
+def _start(x_IW, key, config, bar, epochs) -> Any:
+  """Parameters after the autoencoder and k-means."""
+  params = jax.jit(nested.NestedQuantizer(config).init)(key, x_IW[:1])["params"]
+  params = {name: params[name] for name in ("encoder", "decoder")}
+  state = State(params, _optimizer(config).init(params))
+  state, _ = _train(
+    state, x_IW, key, losses=autoencoder_losses, config=config, epochs=epochs
+  )
+  encoder, decoder = to_principal_axes(
+    **state.params, z_ID=np.asarray(_latents(state.params, x_IW, config))
+  )
+  params = {"encoder": encoder, "decoder": decoder}
+  z_ID = np.asarray(_latents(params, x_IW, config))
+  bar.update(epochs)
+  return {**params, "codebooks": initial_codebooks(z_ID, config)}
+
+
+def _check_fit(num_items: int, config: NestedConfig) -> None:
+  if num_items < config.codes:
+    raise UserError(
+      f"{config.codes} codes per level are more than {num_items} items can "
+      f"fill; lower codes to {max(1, num_items // 4)} or less."
+    )
 
 
 def fit(
-  vectors_ID: np.ndarray, config: NestedConfig, progress: bool = True
-) -> FittedQuantizer:
-  """Codes for every item; see FittedQuantizer."""
-  x_ID = jnp.asarray(vectors_ID, jnp.float32)
-  model = NestedQuantizer(config, x_ID.shape[1])
+  vectors_IW: np.ndarray, config: NestedConfig, progress: bool = True
+) -> fitted.FittedQuantizer:
+  """Fits the quantizer and codes every item; the same seed, the same codes.
+
+  Args:
+    vectors_IW: finite item vectors, standardised per column by the caller.
+    config: the quantizer and its training.
+    progress: whether to show a progress bar on stderr.
+
+  Raises:
+    UserError: the vectors are not finite, or codes are more than items.
+  """
+  vectors_IW = np.asarray(vectors_IW, np.float32)
+  fitted.check_vectors(vectors_IW)
+  _check_fit(len(vectors_IW), config)
+  x_IW = jnp.asarray(vectors_IW)
   key = jax.random.key(config.seed)
-  batch = min(config.batch_size, len(x_ID))
-  params = jax.jit(model.init)(key, x_ID[:batch])["params"]
-  tx = optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
+  rng = np.random.default_rng(config.seed)
+  steps = _steps_per_epoch(len(x_IW), config)
+  warmup = -(-config.warmup_steps // steps)
+  per_round = max(1, ROUND_STEPS // steps)
+  rounds = -(-config.steps // (per_round * steps))
+  history: list[dict[str, float]] = []
+  with tqdm(
+    total=warmup + rounds * per_round,
+    desc="quantizer",
+    unit="epoch",
+    disable=not progress,
+  ) as bar:
+    params = _start(x_IW, key, config, bar, warmup)
+    state = State(params, _optimizer(config).init(params))
+    for index in range(rounds):
+      state, parts = _train(
+        state,
+        x_IW,
+        jax.random.fold_in(key, index),
+        losses=quantizer_losses,
+        config=config,
+        epochs=per_round,
+      )
+      sids_IRL, _, error = fitted.encode_items(state.params, vectors_IW, config)
+      look = {
+        "step": (index + 1) * per_round * steps,
+        "collision_rate": collisions.collision_rate(sids_IRL[:, -1]),
+        "reconstruction": error,
+      }
+      history.append(look | {f"loss_{k}": float(v) for k, v in parts.items()})
+      bar.update(per_round)
+      bar.set_postfix(
+        collisions=f"{look['collision_rate']:.2%}", error=f"{error:.3f}"
+      )
+      if index == rounds - 1 or _plateau(history, config.patience):
+        break
+      unused_RLV = _unused(sids_IRL, config.codes)
+      if unused_RLV.any():
+        sample_S = rng.integers(len(x_IW), size=SAMPLE)
+        codebooks = revive(state.params, x_IW[sample_S], unused_RLV, config)
+        state = state._replace(params={**state.params, "codebooks": codebooks})
+  return fitted.FittedQuantizer(config, state.params, sids_IRL, error, history)
 
-  @functools.partial(jax.jit, donate_argnums=0)
-  def epoch(state, x_ID, key):
-    order = jax.random.permutation(key, x_ID.shape[0])
-    order = order[: len(order) // batch * batch].reshape(-1, batch)
 
-    def step(state, index_B):
-      params, opt = state
-
-      def loss(p):
-        losses, _ = model.apply({"params": p}, x_ID[index_B])
-        return sum(losses.values()), losses
-
-      grads, losses = jax.grad(loss, has_aux=True)(params)
-      updates, opt = tx.update(grads, opt, params)
-      return (optax.apply_updates(params, updates), opt), losses
-
-    return jax.lax.scan(step, state, order)
-
-  state = (params, jax.jit(tx.init)(params))
-  epochs = -(-config.steps // (len(x_ID) // batch))
-  history = []
-  bar = tqdm(range(epochs), disable=not progress, desc="quantizer")
-  for e in bar:
-    state, losses = epoch(state, x_ID, jax.random.fold_in(key, e))
-    history.append({k: float(v[-1]) for k, v in losses.items()})
-    bar.set_postfix(history[-1])
-  sids = encode(state[0], vectors_ID, config)
-  return FittedQuantizer(config, state[0], sids, history)
+def _plateau(history: list[dict[str, float]], patience: int) -> bool:
+  """Whether the last `patience` rounds bettered nothing worth PROGRESS."""
+  score = [look["collision_rate"] + look["reconstruction"] for look in history]
+  if len(score) <= patience:
+    return False
+  return min(score[-patience:]) > min(score[:-patience]) - PROGRESS

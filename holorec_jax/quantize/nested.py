@@ -1,11 +1,14 @@
 """HoloRec's multi-granularity nested residual quantizer (methods 1.1).
 
-An MLP autoencoder whose latent is quantized once per granularity row, each
-row reading a prefix of the latent and of the shared codebooks.
+An MLP autoencoder whose latent is quantized once per granularity row; a row
+reads a prefix of the latent and of the codebooks that all rows share. HoloRec
+(arXiv 2606.15331) fixes the losses `reconstruction` and `quantization`; of the
+holistic loss only the aim is known, and its obvious form trains nothing, see
+`holistic_loss`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -19,7 +22,26 @@ HOLISTIC = ("cumulative", "decode", "off")
 
 @dataclasses.dataclass(frozen=True)
 class NestedConfig:
-  """The quantizer and its training."""
+  """The quantizer and its training.
+
+  Attributes:
+    dims: latent dimensions that each granularity reads, coarse to fine; the
+      last is the latent's width.
+    levels: residual levels, the length of an item's code string.
+    codes: codes per level.
+    hidden: encoder widths between item vector and latent; the decoder mirrors
+      them. The paper's are (2048, 1024, 512, 256, 128, 64).
+    holistic: how every granularity is made to hold the whole item.
+    commitment: weight mu that pulls the latent to its codes.
+    batch_size: items per step.
+    learning_rate: AdamW's, constant.
+    weight_decay: AdamW's.
+    warmup_steps: steps of the plain autoencoder before the codebooks start.
+    steps: steps with codebooks, at most.
+    patience: stop after so many rounds (of about ROUND_STEPS steps) without
+      progress in collision rate + reconstruction.
+    seed: of initial weights, batches and clusters.
+  """
 
   dims: tuple[int, ...] = (8, 16, 32)
   levels: int = 4
@@ -30,8 +52,9 @@ class NestedConfig:
   batch_size: int = 1024
   learning_rate: float = 1e-3
   weight_decay: float = 1e-4
-  steps: int = 4000
-  warmup_steps: int = 500
+  warmup_steps: int = 300
+  steps: int = 2500
+  patience: int = 5
   seed: int = 0
 
   def __post_init__(self):
@@ -39,10 +62,14 @@ class NestedConfig:
       raise UserError(
         f"holistic is {self.holistic!r}; expected one of {', '.join(HOLISTIC)}."
       )
-    if list(self.dims) != sorted(set(self.dims)) or not self.dims:
+    if not self.dims or list(self.dims) != sorted(set(self.dims)):
       raise UserError(
-        f"dims {self.dims} must grow from the coarse to the fine granularity."
+        f"dims is {self.dims}; expected latent widths that grow from the "
+        "coarse to the fine granularity, such as (8, 16, 32)."
       )
+    for field in ("levels", "codes", "batch_size"):
+      if getattr(self, field) < 1:
+        raise UserError(f"{field} is {getattr(self, field)}; expected >= 1.")
 
 
 class Mlp(nn.Module):
@@ -57,53 +84,91 @@ class Mlp(nn.Module):
     return nn.Dense(self.widths[-1])(x_BD)
 
 
+def encoder(config: NestedConfig, name: str | None = None) -> Mlp:
+  """Item vector -> latent; bind to params["encoder"]."""
+  return Mlp((*config.hidden, config.dims[-1]), name=name)
+
+
+def decoder(config: NestedConfig, width: int, name: str | None = None) -> Mlp:
+  """Latent -> item vector of `width`; bind to params["decoder"]."""
+  return Mlp((*config.hidden[::-1], width), name=name)
+
+
 def mse(a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.mean((a - b) ** 2)
 
 
-def pull(moving_Bd: jax.Array, code_Bd: jax.Array, mu: float) -> jax.Array:
-  """VQ loss: codes move to the latent, the latent (weight mu) to its code."""
+def straight_through(z_Bd: jax.Array, zhat_Bd: jax.Array) -> jax.Array:
+  """The value of zhat with the gradient of z."""
+  return z_Bd + jax.lax.stop_gradient(zhat_Bd - z_Bd)
+
+
+def pull(latent_Bd: jax.Array, code_Bd: jax.Array, mu: float) -> jax.Array:
+  """Codes move to the latent and, with weight mu, the latent to its codes."""
   stop = jax.lax.stop_gradient
-  return mse(stop(moving_Bd), code_Bd) + mu * mse(moving_Bd, stop(code_Bd))
+  return mse(stop(latent_Bd), code_Bd) + mu * mse(latent_Bd, stop(code_Bd))
+
+
+def quantization_loss(rows: Sequence[residual.Chain], mu: float) -> jax.Array:
+  """L_quant: mean over rows and levels of each level's own pull."""
+  pulls = [
+    pull(residual_Bd, quantized_Bd, mu)
+    for row in rows
+    for residual_Bd, quantized_Bd in zip(row.residuals, row.quantized)
+  ]
+  return jnp.mean(jnp.stack(pulls))
+
+
+def holistic_loss(
+  rows: Sequence[residual.Chain],
+  z_BD: jax.Array,
+  x_BW: jax.Array,
+  decode: Callable[[jax.Array], jax.Array],
+  config: NestedConfig,
+) -> jax.Array:
+  """L_holo: every granularity must rebuild the whole item on its own.
+
+  MSE(straight_through(zhat_r), z[:d_r]) would be the obvious loss, and its
+  gradient is zero: the straight-through z cancels against the target z.
+  `cumulative` therefore pulls the sum of a row's codes as a whole;
+  `decode` decodes each coarser row, padded with zeros, to the item's vector.
+  """
+  if config.holistic == "cumulative":
+    losses = [
+      pull(row.residuals[0], row.total_Bd, config.commitment) for row in rows
+    ]
+  elif config.holistic == "decode" and len(rows) > 1:
+    width = z_BD.shape[-1]
+    losses = []
+    for row in rows[:-1]:
+      zhat_Bd = straight_through(row.residuals[0], row.total_Bd)
+      pad = ((0, 0), (0, width - zhat_Bd.shape[-1]))
+      losses.append(mse(decode(jnp.pad(zhat_Bd, pad)), x_BW))
+  else:
+    return jnp.zeros(())
+  return jnp.mean(jnp.stack(losses))
 
 
 class NestedQuantizer(nn.Module):
-  """x -> (losses, codes); the parameters are encoder, decoder, codebooks."""
+  """Item vectors -> losses; params: encoder, decoder, codebooks (L, V, D)."""
 
   config: NestedConfig
-  width: int
 
   @nn.compact
-  def __call__(
-    self, x_BD: jax.Array
-  ) -> tuple[dict[str, jax.Array], jax.Array]:
-    c = self.config
-    encoder = Mlp((*c.hidden, c.dims[-1]), name="encoder")
-    decoder = Mlp((*c.hidden[::-1], self.width), name="decoder")
-    codebooks_LVd = self.param(
-      "codebooks", nn.initializers.normal(0.1), (c.levels, c.codes, c.dims[-1])
+  def __call__(self, x_BW: jax.Array) -> dict[str, jax.Array]:
+    config = self.config
+    codebooks_LVD = self.param(
+      "codebooks",
+      nn.initializers.normal(0.1),
+      (config.levels, config.codes, config.dims[-1]),
     )
-    z_Bd = encoder(x_BD)
-    rows = residual.rows(z_Bd, codebooks_LVd, c.dims)
-    fine = z_Bd + jax.lax.stop_gradient(rows[-1].total_Bd - z_Bd)
-    losses = {
-      "reconstruction": mse(decoder(fine), x_BD),
-      "quantization": jnp.mean(
-        jnp.stack(
-          [
-            pull(r, q, c.commitment)
-            for row in rows
-            for r, q in zip(row.residuals_LBd, row.quantized_LBd, strict=True)
-          ]
-        )
+    decode = decoder(config, x_BW.shape[-1], "decoder")
+    z_BD = encoder(config, "encoder")(x_BW)
+    rows = residual.rows(z_BD, codebooks_LVD, config.dims)
+    return {
+      "reconstruction": mse(
+        decode(straight_through(z_BD, rows[-1].total_Bd)), x_BW
       ),
-      "holistic": jnp.mean(
-        jnp.stack(
-          [
-            pull(row.residuals_LBd[0], row.total_Bd, c.commitment)
-            for row in rows
-          ]
-        )
-      ),
+      "quantization": quantization_loss(rows, config.commitment),
+      "holistic": holistic_loss(rows, z_BD, x_BW, decode, config),
     }
-    return losses, jnp.stack([row.codes_BL for row in rows], 1)

@@ -19,57 +19,56 @@ class Chain(NamedTuple):
 
   Attributes:
     codes_BL: int32 codes.
-    residuals_LBd: r_{l-1}, what each level had to quantize.
-    quantized_LBd: q_l, the chosen codes' vectors.
+    residuals: r_0 .. r_L, each (B, d): level l quantizes residuals[l], and the
+      last is what no level caught.
+    quantized: q_1 .. q_L, each (B, d): the chosen codes' vectors.
   """
 
   codes_BL: jax.Array
-  residuals_LBd: list[jax.Array]
-  quantized_LBd: list[jax.Array]
+  residuals: list[jax.Array]
+  quantized: list[jax.Array]
 
   @property
   def total_Bd(self) -> jax.Array:
     """zhat, the sum of the levels' vectors."""
-    return sum(self.quantized_LBd[1:], self.quantized_LBd[0])
+    return sum(self.quantized[1:], self.quantized[0])
 
 
-def nearest(points_Bd: jax.Array, codes_Vd: jax.Array) -> jax.Array:
-  """Index of the nearest row of codes_Vd, the first among equals; (B,) int32.
+def nearest(
+  points_Bd: jax.Array, codes_Vd: jax.Array, price_V: jax.Array | float = 0.0
+) -> jax.Array:
+  """argmin_v |p - c_v|^2 / 2 + price_v, the first among equals; (B,) int32.
 
   The minimum and its place are two plain reductions: XLA's argmin is a
   variadic reduction that CPUs run one element at a time.
   """
-  score_BV = 0.5 * jnp.sum(codes_Vd**2, -1) - points_Bd @ codes_Vd.T
+  offset_V = 0.5 * jnp.sum(codes_Vd**2, -1) + price_V
+  score_BV = offset_V - points_Bd @ codes_Vd.T
   best_B1 = jnp.min(score_BV, -1, keepdims=True)
   place_V = jnp.arange(codes_Vd.shape[0], dtype=jnp.int32)
-  return jnp.min(
-    jnp.where(score_BV <= best_B1, place_V, codes_Vd.shape[0] - 1), -1
-  )
+  return jnp.min(jnp.where(score_BV <= best_B1, place_V, place_V[-1]), -1)
 
 
-def chain(z_Bd: jax.Array, codebooks_LVd: jax.Array) -> Chain:
+def chain(z_Bd: jax.Array, codebooks_LVD: jax.Array) -> Chain:
   """Quantizes z_Bd greedily; codebooks may be wider than z (sliced here).
 
   Gradients: q_l reaches the codebooks, r_l reaches z alone, since residuals
   subtract a constant q.
   """
-  codes, residuals, quantized = [], [], []
-  residual_Bd = z_Bd
-  for codes_VD in codebooks_LVd:
+  codes, residuals, quantized = [], [z_Bd], []
+  for codes_VD in codebooks_LVD:
     codes_Vd = codes_VD[:, : z_Bd.shape[-1]]
     code_B = nearest(
-      jax.lax.stop_gradient(residual_Bd), jax.lax.stop_gradient(codes_Vd)
+      jax.lax.stop_gradient(residuals[-1]), jax.lax.stop_gradient(codes_Vd)
     )
-    quantized_Bd = codes_Vd[code_B]
     codes.append(code_B)
-    residuals.append(residual_Bd)
-    quantized.append(quantized_Bd)
-    residual_Bd = residual_Bd - jax.lax.stop_gradient(quantized_Bd)
+    quantized.append(codes_Vd[code_B])
+    residuals.append(residuals[-1] - jax.lax.stop_gradient(quantized[-1]))
   return Chain(jnp.stack(codes, -1), residuals, quantized)
 
 
 def rows(
   z_BD: jax.Array, codebooks_LVD: jax.Array, dims: Sequence[int]
 ) -> list[Chain]:
-  """Every granularity's own chain, coarse to fine."""
+  """Every granularity's own chain on its prefix of z, coarse to fine."""
   return [chain(z_BD[:, :d], codebooks_LVD) for d in dims]

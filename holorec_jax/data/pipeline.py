@@ -1,0 +1,209 @@
+"""Training batches: one Grain record is one whole batch.
+
+Order comes from the index alone (epoch = index // batches per epoch, shuffled
+by (seed, epoch)), so the iterator's state is a small JSON and resuming is
+exact. Two forms of the same targets: `packed` trains every position of the
+packed histories at once; `one_target` makes a row of each (history, target)
+pair, in batches of like lengths, as the papers do.
+"""
+
+import dataclasses
+import functools
+
+import grain.python as grain
+import numpy as np
+
+from holorec_jax.data import packing
+from holorec_jax.data.schema import Dataset
+from holorec_jax.data.splits import Split
+from holorec_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+  """How histories become batches.
+
+  Attributes:
+    rows: "packed" (all positions) or "one_target".
+    max_history: most items of a history.
+    targets_per_batch: targets of a batch, about; rounded up to whole rows on
+      every device.
+    slots_per_row: length of a packed row; 0 takes the longest history or 32,
+      whichever is more.
+    length_buckets: history lengths that one_target rows are padded to; the
+      last must be max_history.
+    seed: of the order.
+  """
+
+  rows: str = "packed"
+  max_history: int = 20
+  targets_per_batch: int = 1024
+  slots_per_row: int = 0
+  length_buckets: tuple[int, ...] = (2, 3, 4, 6, 8, 12, 16, 20)
+  seed: int = 0
+
+
+class PackedBatches(grain.RandomAccessDataSource):
+  """Batch i of an endless run over the packed training histories."""
+
+  def __init__(
+    self, dataset: Dataset, split: Split, config: PipelineConfig, devices: int
+  ):
+    self._items = dataset.items
+    self._seed = config.seed
+    self._windows = packing.cut_windows(
+      dataset.offsets, split.train_end, config.max_history
+    )
+    if not len(self._windows):
+      raise UserError(
+        f"data set {dataset.name!r}: no user has two training events, so there"
+        " is nothing to train on. Lower data.k_core or data.min_length's"
+        " opposite filters, or use a data set with longer histories."
+      )
+    self._capacity = config.slots_per_row or max(config.max_history, 32)
+    self._plan = packing.plan_packing(self._windows.length, self._capacity)
+    rows = -(-config.targets_per_batch // self._capacity)
+    self.rows_per_batch = -(-rows // devices) * devices
+    self.batches_per_epoch = -(-self._plan.num_rows // self.rows_per_batch)
+    self.targets_per_epoch = int(
+      (self._windows.length - self._windows.context).sum()
+    )
+    slots = self.batches_per_epoch * self.rows_per_batch * self._capacity
+    self.padding_share = 1.0 - self.targets_per_epoch / slots
+    self._epoch = functools.lru_cache(maxsize=2)(self._pack)
+
+  def __len__(self) -> int:
+    return np.iinfo(np.int32).max
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    epoch, batch = divmod(index, self.batches_per_epoch)
+    event_RT, segment_RT, weight_RT = self._epoch(epoch)
+    rows = slice(batch * self.rows_per_batch, (batch + 1) * self.rows_per_batch)
+    event_BT = _pad_rows(event_RT[rows], self.rows_per_batch, -1)
+    filled_BT = event_BT >= 0
+    last_T = np.arange(self._capacity, dtype=np.int32)
+    return {
+      "item_BT": np.where(filled_BT, self._items[event_BT], -1),
+      "segment_BT": _pad_rows(segment_RT[rows], self.rows_per_batch, 0),
+      "last_BN": np.broadcast_to(last_T, event_BT.shape),
+      "target_BN": np.where(
+        filled_BT, self._items[(event_BT + 1) * filled_BT], -1
+      ),
+      "weight_BN": _pad_rows(weight_RT[rows], self.rows_per_batch, 0),
+    }
+
+  def _pack(self, epoch: int):
+    rng = np.random.default_rng((self._seed, epoch))
+    return packing.pack_epoch(self._windows, self._plan, self._capacity, rng)
+
+  def __repr__(self) -> str:
+    return f"PackedBatches({self.rows_per_batch} x {self._capacity} slots)"
+
+
+class OneTargetBatches(grain.RandomAccessDataSource):
+  """Batch i of an endless run over (history, target) pairs."""
+
+  def __init__(
+    self, dataset: Dataset, split: Split, config: PipelineConfig, devices: int
+  ):
+    if config.length_buckets[-1] != config.max_history:
+      raise UserError(
+        f"train.length_buckets ends at {config.length_buckets[-1]}; the last"
+        f" bucket must be train.max_history = {config.max_history}."
+      )
+    self._items = dataset.items
+    self._seed = config.seed
+    pairs_U = np.maximum(split.train_end - 1, 0)
+    within = np.arange(pairs_U.sum()) - np.repeat(
+      np.cumsum(pairs_U) - pairs_U, pairs_U
+    )
+    self._target = np.repeat(dataset.offsets[:-1], pairs_U) + within + 1
+    self._length = np.minimum(within + 1, config.max_history)
+    self._buckets = np.asarray(config.length_buckets)
+    bucket = np.searchsorted(self._buckets, self._length)
+    self._members = [
+      np.flatnonzero(bucket == b) for b in range(len(self._buckets))
+    ]
+    rows = -(-config.targets_per_batch // devices) * devices
+    self.rows_per_batch = rows
+    counts = [-(-len(members) // rows) for members in self._members]
+    self._batch_bucket = np.repeat(np.arange(len(counts)), counts)
+    self._batch_rank = np.concatenate([np.arange(n) for n in counts])
+    self.batches_per_epoch = len(self._batch_bucket)
+    self.targets_per_epoch = len(self._target)
+    tokens = rows * self._buckets[self._batch_bucket].sum()
+    self.padding_share = 1.0 - self._length.sum() / tokens
+    self._epoch = functools.lru_cache(maxsize=2)(self._shuffle)
+
+  def __len__(self) -> int:
+    return np.iinfo(np.int32).max
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    epoch, batch = divmod(index, self.batches_per_epoch)
+    members, order = self._epoch(epoch)
+    bucket, rank = (
+      self._batch_bucket[order[batch]],
+      self._batch_rank[order[batch]],
+    )
+    pair_B = members[bucket][
+      rank * self.rows_per_batch : (rank + 1) * self.rows_per_batch
+    ]
+    return self._rows(pair_B, int(self._buckets[bucket]))
+
+  def _rows(self, pair_B: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    length_B = _pad_rows(self._length[pair_B], self.rows_per_batch, 0)
+    target_B = _pad_rows(self._target[pair_B], self.rows_per_batch, 0)
+    slot_T = np.arange(width)
+    filled_BT = slot_T < length_B[:, None]
+    event_BT = (target_B - length_B)[:, None] + slot_T
+    used_B = length_B > 0
+    return {
+      "item_BT": np.where(filled_BT, self._items[event_BT * filled_BT], -1),
+      "segment_BT": filled_BT.astype(np.int32),
+      "last_BN": np.maximum(length_B - 1, 0).astype(np.int32)[:, None],
+      "target_BN": np.where(used_B, self._items[target_B], -1)[:, None],
+      "weight_BN": used_B.astype(np.float32)[:, None],
+    }
+
+  def _shuffle(self, epoch: int):
+    rng = np.random.default_rng((self._seed, epoch))
+    members = [rng.permutation(m) for m in self._members]
+    return members, rng.permutation(self.batches_per_epoch)
+
+  def __repr__(self) -> str:
+    return f"OneTargetBatches({self.rows_per_batch} rows)"
+
+
+SOURCES = {"packed": PackedBatches, "one_target": OneTargetBatches}
+
+
+def _pad_rows(array: np.ndarray, rows: int, fill: int) -> np.ndarray:
+  missing = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
+  return np.pad(array, missing, constant_values=fill)
+
+
+def make_source(
+  dataset: Dataset, split: Split, config: PipelineConfig, devices: int
+) -> PackedBatches | OneTargetBatches:
+  """The batch source that `config.rows` names.
+
+  Args:
+    dataset: canonical interactions.
+    split: which events train.
+    config: form and size of the batches.
+    devices: rows of a batch are a multiple of this.
+
+  Raises:
+    UserError: unknown form, or nothing to train on.
+  """
+  if config.rows not in SOURCES:
+    raise UserError(
+      f"train.rows is {config.rows!r}, expected one of {sorted(SOURCES)}"
+    )
+  return SOURCES[config.rows](dataset, split, config, devices)
+
+
+def make_iterator(source) -> grain.DatasetIterator:
+  """Batches in order, read ahead by threads; its state is a small JSON."""
+  read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+  return iter(grain.MapDataset.source(source).to_iter_dataset(read))

@@ -1,0 +1,1 @@
+"""Constrained beam search over the tree of valid codes, and its oracle."""

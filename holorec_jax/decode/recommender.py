@@ -1,0 +1,218 @@
+"""A trained generator that answers: histories in, items and thoughts out.
+
+Pads users to fixed batches, so one compiled search serves any number of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from holorec_jax import sharding
+from holorec_jax.catalog import Catalog
+from holorec_jax.decode.beam import device_tree
+from holorec_jax.decode.search import make_search
+from holorec_jax.models.generator import Generator
+from holorec_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+  """How recommendations are searched.
+
+  Attributes:
+    beam: prefixes kept per level.
+    k: items returned.
+    batch: users searched at once.
+  """
+
+  beam: int = 20
+  k: int = 20
+  batch: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Histories:
+  """Histories as stretches of one event array.
+
+  Attributes:
+    items_E: all events' items.
+    starts_U: first event of each history.
+    ends_U: one behind its last event.
+  """
+
+  items_E: np.ndarray
+  starts_U: np.ndarray
+  ends_U: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.starts_U)
+
+  def padded(self, rows: slice, width: int) -> np.ndarray:
+    """(rows, width) int32: the latest `width` items, oldest first, then -1."""
+    end = self.ends_U[rows]
+    start = np.maximum(self.starts_U[rows], end - width)
+    slot = start[:, None] + np.arange(width)
+    return np.where(
+      slot < end[:, None], self.items_E[np.minimum(slot, end[:, None] - 1)], -1
+    ).astype(np.int32)
+
+
+class Recommender:
+  """One system: generator, parameters, catalogue, compiled searches."""
+
+  def __init__(
+    self,
+    model: Generator,
+    params: dict,
+    catalog: Catalog,
+    mesh: Mesh,
+    max_history: int,
+    config: SearchConfig,
+  ):
+    whole = sharding.replicated(mesh)
+    self._model = model
+    self._mesh = mesh
+    self._config = config
+    self._width = max_history
+    self._batch = -(-config.batch // mesh.size) * mesh.size
+    self._codes_IL = jax.device_put(catalog.codes_IL, whole)
+    self._tree = jax.device_put(device_tree(catalog), whole)
+    self.set_params(params)
+
+  def set_params(self, params: dict) -> None:
+    """Answers with these parameters from now on; nothing is compiled again."""
+    self._params = jax.device_put(params, sharding.replicated(self._mesh))
+
+  @functools.cached_property
+  def _search(self):
+    return {
+      exclude: make_search(
+        self._model, self._config.beam, self._config.k, exclude
+      )
+      for exclude in (False, True)
+    }
+
+  def recommend(
+    self, histories: Histories, exclude_seen: bool, progress: str = ""
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Best items of every history.
+
+    Args:
+      histories: whose next item is asked for.
+      exclude_seen: leave out all items of the (whole) history.
+      progress: label of a progress bar; none if empty.
+
+    Returns:
+      (items (U, K) int32, -1 where none; log-probabilities (U, K) float32).
+    """
+    longest = int((histories.ends_U - histories.starts_U).max(initial=1))
+    # A power of two: few distinct widths, few compilations.
+    seen_width = 1 << (longest - 1).bit_length() if longest > 1 else 1
+    items, scores = [], []
+    for rows in self._batches(len(histories), progress):
+      item_BT = self._pad(histories.padded(rows, self._width))
+      seen_BT = None
+      if exclude_seen:
+        seen_BT = self._pad(histories.padded(rows, seen_width))
+      answer = self._search[exclude_seen](
+        self._params,
+        self._codes_IL,
+        self._tree,
+        *sharding.put_rows((item_BT, seen_BT), self._mesh),
+      )
+      count = rows.stop - rows.start
+      items.append(np.asarray(answer.item_BK)[:count])
+      scores.append(np.asarray(answer.score_BK)[:count])
+    return np.concatenate(items), np.concatenate(scores)
+
+  def thoughts(self, item_BT: np.ndarray, item_BK: np.ndarray) -> np.ndarray:
+    """What the model thought before each code of the given items.
+
+    Args:
+      item_BT: padded histories.
+      item_BK: items to explain; entries of -1 yield anything.
+
+    Returns:
+      (B, K, L, V) float32 shares of the coarse codes in each thought.
+
+    Raises:
+      ValueError: this system does not think in codes.
+    """
+    last_B1 = np.maximum((item_BT >= 0).sum(1, keepdims=True) - 1, 0)
+    batch = Batch(
+      item_BT=item_BT,
+      segment_BT=(item_BT >= 0).astype(np.int32),
+      last_BN=np.broadcast_to(last_B1, item_BK.shape).astype(np.int32),
+      target_BN=np.maximum(item_BK, 0),
+      weight_BN=(item_BK >= 0).astype(np.float32),
+    )
+    outputs = self._unroll(self._params, batch, self._codes_IL)
+    coarse = [output.coarse_BNV for output in outputs]
+    if any(logits is None for logits in coarse):
+      raise ValueError("this system has no thoughts in codes")
+    temperature = self._model.config.thought_temperature
+    return np.stack(
+      [np.asarray(jax.nn.softmax(c / temperature)) for c in coarse], axis=2
+    )
+
+  def level_accuracy(
+    self, histories: Histories, targets_U: np.ndarray
+  ) -> dict[str, float]:
+    """Teacher-forced accuracy of every level's fine code.
+
+    Returns:
+      {"level_0": share of targets whose first code ranks first, ..}.
+    """
+    hits = np.zeros(self._model.num_levels)
+    for rows in self._batches(len(histories), ""):
+      item_BT = self._pad(histories.padded(rows, self._width))
+      count = rows.stop - rows.start
+      target_B1 = np.zeros((self._batch, 1), np.int32)
+      target_B1[:count, 0] = targets_U[rows]
+      last_B1 = np.maximum((item_BT >= 0).sum(1, keepdims=True) - 1, 0)
+      batch = Batch(
+        item_BT=item_BT,
+        segment_BT=(item_BT >= 0).astype(np.int32),
+        last_BN=last_B1.astype(np.int32),
+        target_BN=target_B1,
+        weight_BN=np.ones_like(target_B1, np.float32),
+      )
+      outputs = self._unroll(
+        self._params, sharding.put_rows(batch, self._mesh), self._codes_IL
+      )
+      gold_BL = np.asarray(self._codes_IL[target_B1[:, 0]])
+      for level, output in enumerate(outputs):
+        best_B = np.asarray(jnp.argmax(output.fine_BNV[:, 0], axis=-1))
+        hits[level] += (best_B == gold_BL[:, level])[:count].sum()
+    return {
+      f"level_{level}": float(n / len(histories))
+      for level, n in enumerate(hits)
+    }
+
+  @functools.cached_property
+  def _unroll(self):
+    def unroll(params, batch, codes_IL):
+      return self._model.apply({"params": params}, batch, codes_IL)
+
+    return jax.jit(unroll)
+
+  def _batches(self, users: int, progress: str) -> Iterator[slice]:
+    starts = range(0, users, self._batch)
+    bar = tqdm(
+      starts, desc=progress, unit="batch", disable=not progress, leave=False
+    )
+    for start in bar:
+      yield slice(start, min(start + self._batch, users))
+
+  def _pad(self, item_BT: np.ndarray) -> np.ndarray:
+    return np.pad(
+      item_BT,
+      ((0, self._batch - len(item_BT)), (0, 0)),
+      constant_values=-1,
+    )

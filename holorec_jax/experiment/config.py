@@ -1,0 +1,104 @@
+"""The resolved configuration of a run, and the systems it can train."""
+
+import dataclasses
+import pathlib
+
+from ml_collections import ConfigDict
+
+from holorec_jax import config_fields
+from holorec_jax.catalog import CatalogConfig
+from holorec_jax.data.config import DataConfig
+from holorec_jax.data.pipeline import PipelineConfig
+from holorec_jax.decode.recommender import SearchConfig
+from holorec_jax.errors import UserError
+from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.quantize.nested import NestedConfig
+from holorec_jax.train.loop import TrainConfig
+from holorec_jax.train.losses import LossConfig
+from holorec_jax.train.optimizer import OptimConfig
+from holorec_jax.vectors.assemble import VectorConfig
+
+# System -> (the generator's thought, whether alignment heads train beside).
+SYSTEMS: dict[str, tuple[str, bool]] = {
+  "thinking": ("holorec", False),
+  "non_thinking": ("none", True),
+  "pause": ("pause", False),
+  "plain": ("none", False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Every leaf of `config.*`; the sections document theirs.
+
+  Attributes:
+    systems: what to train, names of SYSTEMS; the first is the headline.
+    data: source, filters, split.
+    vectors: what items' content vectors are made of.
+    sid: the quantizer.
+    sids_path: JSON of published codes to use instead of fitting; "" to fit.
+    catalog: collisions.
+    input: how histories become batches.
+    model: the generator's shape.
+    loss: loss weights.
+    optim: optimiser and schedule.
+    train: length and rhythm of training.
+    search: beam search of evaluation and recommendation.
+  """
+
+  systems: tuple[str, ...] = ("thinking",)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  vectors: VectorConfig = dataclasses.field(default_factory=VectorConfig)
+  sid: NestedConfig = dataclasses.field(default_factory=NestedConfig)
+  sids_path: str = ""
+  catalog: CatalogConfig = dataclasses.field(
+    default_factory=CatalogConfig
+  )
+  input: PipelineConfig = dataclasses.field(default_factory=PipelineConfig)
+  model: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
+  loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+  optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
+
+  def __post_init__(self):
+    unknown = [name for name in self.systems if name not in SYSTEMS]
+    if unknown or not self.systems:
+      raise UserError(
+        f"config.systems: {unknown or 'empty'}; choose among"
+        f" {', '.join(SYSTEMS)}."
+      )
+    if self.input.rows == "packed" and not self.model.causal_history:
+      raise UserError(
+        "config.input.rows='packed' trains all positions at once, which needs"
+        " config.model.causal_history=True; or set input.rows='one_target'."
+      )
+
+  def section(self, *names: str) -> dict:
+    """The named sections as plain JSON values, for manifests."""
+    return config_fields.resolved(
+      {
+        name: dataclasses.asdict(value)
+        if dataclasses.is_dataclass(value := getattr(self, name))
+        else value
+        for name in names
+      }
+    )
+
+
+def as_config_dict(config: Config) -> ConfigDict:
+  """The config as the ConfigDict that flags override."""
+  return ConfigDict(dataclasses.asdict(config))
+
+
+def load_config(config: ConfigDict, workdir: pathlib.Path) -> Config:
+  """Validates the config and holds the workdir to it.
+
+  Raises:
+    UserError: a field that does not exist or is ill-typed, or a workdir that
+      another config made.
+  """
+  parsed = config_fields.to_dataclass(Config, config)
+  sections = [field.name for field in dataclasses.fields(parsed)]
+  config_fields.check_same_config(workdir, parsed.section(*sections))
+  return parsed

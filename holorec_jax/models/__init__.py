@@ -1,0 +1,1 @@
+"""The generator: history encoder, stepwise decoder, thoughts."""

@@ -1,0 +1,43 @@
+"""The generator's configuration."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig:
+  """Shape and mode of the generator.
+
+  Attributes:
+    d_model: width D.
+    num_heads: attention heads H.
+    head_dim: width K of a head.
+    d_ff: feed-forward width F.
+    gated_mlp: gated GELU (T5 1.1) instead of ReLU.
+    encoder_layers: depth of the history encoder.
+    decoder_layers: depth of the stepwise decoder.
+    dropout: rate everywhere T5 has dropout, except on attention weights.
+    history: "pooled" = one vector per history item, "codes" = L tokens.
+    causal_history: causal encoder (needed by all-position training).
+    start: what opens a branch: "bos" (T5) or "last" (BOS plus the state of
+      the last visible item).
+    cross_bias: relative position bias in cross-attention, in items.
+    tied_heads: fine heads share the code embeddings.
+    thought: "none", "holorec" or "pause".
+    thought_temperature: tau of the thought's softmax.
+  """
+
+  d_model: int = 128
+  num_heads: int = 6
+  head_dim: int = 64
+  d_ff: int = 1024
+  gated_mlp: bool = False
+  encoder_layers: int = 4
+  decoder_layers: int = 4
+  dropout: float = 0.1
+  history: str = "codes"
+  causal_history: bool = True
+  start: str = "bos"
+  cross_bias: bool = False
+  tied_heads: bool = False
+  thought: str = "holorec"
+  thought_temperature: float = 1.0

@@ -1,0 +1,134 @@
+"""The stepwise decoder that training and search share (methods 4.2).
+
+One step feeds one vector to every branch (training) or beam (search) of a
+user. All branches of a user read the same context keys and values; each keeps
+its own short cache of S slots.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.nn import attention
+from holorec_jax.nn.attention import KeyValues
+from holorec_jax.nn.layers import Dropout, FeedForward, RelativeBias, RMSNorm
+
+
+@struct.dataclass
+class Context:
+  """What all branches of a user share; computed once per user.
+
+  Attributes:
+    layers: per decoder layer, context keys and values (B, C, H, K).
+    bias_BHNC: cross-attention bias: visibility and distance; N may be 1.
+    start_BND: first decoder input of every branch; N may be 1.
+  """
+
+  layers: tuple[KeyValues, ...]
+  bias_BHNC: jax.Array
+  start_BND: jax.Array
+
+
+@struct.dataclass
+class DecodeState:
+  """What a branch or beam carries from step to step.
+
+  Attributes:
+    caches: per decoder layer, keys and values (B, N, S, H, K).
+    slot: number of filled slots; a Python int when the loop is unrolled
+      (then attention reads the filled slots only), traced inside `lax.scan`.
+  """
+
+  caches: tuple[KeyValues, ...]
+  slot: int | jax.Array
+
+
+def write_slot(cache: KeyValues, new: KeyValues, slot) -> KeyValues:
+  """Appends (B, N, H, K) keys and values at `slot`."""
+  if isinstance(slot, int):
+    if slot == 0:
+      return jax.tree.map(lambda n: n[:, :, None], new)
+    return jax.tree.map(
+      lambda c, n: jnp.concatenate([c, n[:, :, None]], axis=2), cache, new
+    )
+  return jax.tree.map(
+    lambda c, n: jax.lax.dynamic_update_index_in_dim(c, n, slot, axis=2),
+    cache,
+    new,
+  )
+
+
+class DecoderBlock(nn.Module):
+  """Pre-norm self-attention, cross-attention, feed-forward (T5 decoder)."""
+
+  config: GeneratorConfig
+
+  def setup(self):
+    c = self.config
+    shape = (c.d_model, c.num_heads, c.head_dim)
+    self.self_norm = RMSNorm()
+    self.self_attention = attention.Attention(*shape)
+    self.cross_norm = RMSNorm()
+    self.cross_attention = attention.Attention(*shape)
+    self.mlp_norm = RMSNorm()
+    self.mlp = FeedForward(c.d_ff, c.gated_mlp, c.dropout)
+    self.drop = Dropout(c.dropout)
+
+  def __call__(
+    self, x_BND, cache, slot, own_bias_HS, context_kv, bias_BHNC, deterministic
+  ):
+    normed_BND = self.self_norm(x_BND)
+    cache = write_slot(cache, self.self_attention.keys_values(normed_BND), slot)
+    own = attention.attend_own(
+      self.self_attention.queries(normed_BND), cache, own_bias_HS
+    )
+    x_BND = x_BND + self.drop(self.self_attention.merge(own), deterministic)
+    queries_BNHK = self.cross_attention.queries(self.cross_norm(x_BND))
+    read = attention.attend(queries_BNHK, context_kv, bias_BHNC)
+    x_BND = x_BND + self.drop(self.cross_attention.merge(read), deterministic)
+    hidden_BND = self.mlp(self.mlp_norm(x_BND), deterministic)
+    return x_BND + self.drop(hidden_BND, deterministic), cache
+
+
+class StepDecoder(nn.Module):
+  """One vector in, one state out, for every branch at once."""
+
+  config: GeneratorConfig
+
+  def setup(self):
+    c = self.config
+    self.relative_bias = RelativeBias(c.num_heads, bidirectional=False)
+    self.blocks = [DecoderBlock(c) for _ in range(c.decoder_layers)]
+    self.final_norm = RMSNorm()
+    self.drop = Dropout(c.dropout)
+
+  def project_context(self, states_BCD: jax.Array) -> tuple[KeyValues, ...]:
+    """Every layer's context keys and values, once per user."""
+    return tuple(
+      block.cross_attention.keys_values(states_BCD) for block in self.blocks
+    )
+
+  def step(
+    self, x_BND, state: DecodeState, context: Context, deterministic: bool
+  ) -> tuple[jax.Array, DecodeState]:
+    """Feeds x at the next slot; returns states (B, N, D) and the new cache."""
+    slot = state.slot
+    if isinstance(slot, int):
+      slots = slot + 1
+    else:
+      slots = state.caches[0].key.shape[2]
+    distance_S = slot - jnp.arange(slots)
+    own_bias_HS = self.relative_bias(distance_S) + attention.mask_to_bias(
+      distance_S >= 0
+    )
+    x_BND = self.drop(x_BND, deterministic)
+    caches = []
+    for block, cache, kv in zip(self.blocks, state.caches, context.layers):
+      x_BND, cache = block(
+        x_BND, cache, slot, own_bias_HS, kv, context.bias_BHNC, deterministic
+      )
+      caches.append(cache)
+    x_BND = self.drop(self.final_norm(x_BND), deterministic)
+    return x_BND, DecodeState(caches=tuple(caches), slot=slot + 1)

@@ -1,0 +1,234 @@
+"""HoloRec's generator: histories in, the codes of the next item out.
+
+Source: HoloRec (arXiv 2606.15331); notation of the design's methods 1.2.
+
+  non-thinking   BOS f_1 .. f_{L-1}            -> f_1 .. f_L        L steps
+  thinking       BOS c~_1 f_1 c~_2 .. c~_L     -> c_1 f_1 .. f_L    2L steps
+
+Codes are teacher-forced, thoughts always feed the model's own prediction, so
+training unrolls the very steps that search scans (`level`).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.models.decoder import Context, DecodeState, StepDecoder
+from holorec_jax.models.history import HistoryEncoder
+from holorec_jax.models.thoughts import THOUGHTS
+from holorec_jax.nn import attention
+from holorec_jax.nn.layers import RelativeBias, scaled_normal
+from holorec_jax.types import Batch
+
+
+class LevelOutput(NamedTuple):
+  """What one level of the decoder yields.
+
+  Attributes:
+    fine_BNV: float32 logits of the level's fine code.
+    coarse_BNV: float32 logits of the thought's coarse code, or None.
+    align_RBNV: float32 logits of the alignment heads, coarse rows first;
+      None unless asked for (training only).
+    thought_BND: the thought that was fed, or None.
+  """
+
+  fine_BNV: jax.Array
+  coarse_BNV: jax.Array | None = None
+  align_RBNV: jax.Array | None = None
+  thought_BND: jax.Array | None = None
+
+
+class Generator(nn.Module):
+  """Encoder, stepwise decoder, thought and heads.
+
+  Attributes:
+    config: shape and mode.
+    num_levels: L of the fine row (a collision level counts as one).
+    num_codes: V.
+    num_aligned: coarse rows with a training-only alignment head.
+  """
+
+  config: GeneratorConfig
+  num_levels: int
+  num_codes: int
+  num_aligned: int = 0
+
+  def setup(self):
+    c = self.config
+    table = (self.num_levels, self.num_codes, c.d_model)
+    self.code_embedding_LVD = self.param(
+      "code_embedding", nn.initializers.normal(stddev=1.0), table
+    )
+    self.bos_D = self.param(
+      "bos", nn.initializers.normal(stddev=1.0), (c.d_model,)
+    )
+    self.encoder = HistoryEncoder(c)
+    self.decoder = StepDecoder(c)
+    if c.cross_bias:
+      self.cross_bias = RelativeBias(
+        c.num_heads, bidirectional=False, init_scale=c.d_model**-0.5
+      )
+    if not c.tied_heads:
+      self.fine_head_LDV = self.param(
+        "fine_head",
+        scaled_normal(c.d_model),
+        (self.num_levels, c.d_model, self.num_codes),
+      )
+    if self.num_aligned:
+      self.align_head_RLDV = self.param(
+        "align_head",
+        scaled_normal(c.d_model),
+        (self.num_aligned, self.num_levels, c.d_model, self.num_codes),
+      )
+    thought = THOUGHTS[c.thought]
+    self.thought = (
+      thought(c, self.num_levels, self.num_codes) if thought else None
+    )
+
+  @property
+  def steps_per_level(self) -> int:
+    """Decoder steps, hence cache slots, that a level takes."""
+    return 1 if THOUGHTS[self.config.thought] is None else 2
+
+  def open_branches(
+    self,
+    codes_BTL: jax.Array,
+    segment_BT: jax.Array,
+    last_BN: jax.Array,
+    deterministic: bool = True,
+  ) -> Context:
+    """Encodes the histories and projects the context once per user.
+
+    Args:
+      codes_BTL: int32 fine codes of the history items (any where empty).
+      segment_BT: packed histories, as in `Batch`.
+      last_BN: last visible slot of each branch; N = 1 for search.
+      deterministic: no dropout.
+    """
+    level_L = jnp.arange(self.num_levels)
+    embedded_BTLD = self.code_embedding_LVD[level_L, codes_BTL]
+    states_BCD = self.encoder(embedded_BTLD, segment_BT, deterministic)
+    tokens = states_BCD.shape[1] // segment_BT.shape[1]
+    bias_BHNC = self._visibility(segment_BT, last_BN, tokens)
+    start_BND = jnp.broadcast_to(
+      self.bos_D, (*last_BN.shape, self.config.d_model)
+    )
+    if self.config.start == "last":
+      final_token_BN = last_BN * tokens + tokens - 1
+      start_BND = start_BND + jnp.take_along_axis(
+        states_BCD, final_token_BN[..., None], axis=1
+      )
+    return Context(
+      layers=self.decoder.project_context(states_BCD),
+      bias_BHNC=bias_BHNC,
+      start_BND=start_BND,
+    )
+
+  def _visibility(self, segment_BT, last_BN, tokens) -> jax.Array:
+    """Cross-attention bias (B, H or 1, N, C): own segment, up to `last`."""
+    own_BN = jnp.take_along_axis(segment_BT, last_BN, axis=1)
+    distance_BNT = last_BN[..., None] - jnp.arange(segment_BT.shape[1])
+    mask_BNT = (segment_BT[:, None] == own_BN[..., None]) & (distance_BNT >= 0)
+    bias_BHNT = attention.mask_to_bias(mask_BNT)[:, None]
+    if self.config.cross_bias:
+      bias_BHNT += jnp.moveaxis(self.cross_bias(distance_BNT), 0, 1)
+    return jnp.repeat(bias_BHNT, tokens, axis=-1)
+
+  def start(self, context: Context, unrolled: bool) -> DecodeState:
+    """An empty cache; unrolled loops grow it, scans need all slots now."""
+    B, N, _ = context.start_BND.shape
+    c = self.config
+    slots = 0 if unrolled else self.num_levels * self.steps_per_level
+    empty = jnp.zeros(
+      (B, N, slots, c.num_heads, c.head_dim), context.start_BND.dtype
+    )
+    cache = attention.KeyValues(empty, empty)
+    return DecodeState(
+      caches=(cache,) * c.decoder_layers, slot=0 if unrolled else jnp.int32(0)
+    )
+
+  def level(
+    self,
+    state: DecodeState,
+    context: Context,
+    level,
+    code_BN: jax.Array | None,
+    deterministic: bool = True,
+    align: bool = False,
+  ) -> tuple[DecodeState, LevelOutput]:
+    """Decodes one level: feeds the previous code, thinks, predicts.
+
+    Args:
+      state: caches of all branches.
+      context: the users' shared context.
+      level: 0 .. L-1; a Python int or a traced scalar.
+      code_BN: code chosen at the level before; None at level 0.
+      deterministic: no dropout.
+      align: also compute the alignment heads.
+
+    Returns:
+      The new state and the level's logits.
+    """
+    if code_BN is None:
+      x_BND = context.start_BND
+    else:
+      x_BND = self.code_embedding_LVD[level - 1][code_BN]
+    state_BND, state = self.decoder.step(x_BND, state, context, deterministic)
+    coarse_BNV = thought_BND = None
+    if self.thought is not None:
+      thought_BND, coarse_BNV = self.thought.think(
+        state_BND, level, self.code_embedding_LVD[level]
+      )
+      state_BND, state = self.decoder.step(
+        thought_BND, state, context, deterministic
+      )
+      state_BND = self.thought.inject(state_BND, thought_BND)
+    align_RBNV = None
+    if align and self.num_aligned:
+      align_RBNV = jnp.einsum(
+        "bnd,rdv->rbnv", state_BND, self.align_head_RLDV[:, level]
+      ).astype(jnp.float32)
+    return state, LevelOutput(
+      self._fine_logits(state_BND, level), coarse_BNV, align_RBNV, thought_BND
+    )
+
+  def _fine_logits(self, state_BND, level) -> jax.Array:
+    if self.config.tied_heads:
+      head_DV = self.code_embedding_LVD[level].T * self.config.d_model**-0.5
+    else:
+      head_DV = self.fine_head_LDV[level]
+    return (state_BND @ head_DV).astype(jnp.float32)
+
+  def __call__(
+    self, batch: Batch, codes_IL: jax.Array, deterministic: bool = True
+  ) -> list[LevelOutput]:
+    """Unrolls all levels of every branch with the target's codes fed.
+
+    Args:
+      batch: histories and branches.
+      codes_IL: fine codes of the catalogue.
+      deterministic: no dropout.
+
+    Returns:
+      One LevelOutput per level.
+    """
+    context = self.open_branches(
+      codes_IL[batch.item_BT], batch.segment_BT, batch.last_BN, deterministic
+    )
+    target_BNL = codes_IL[batch.target_BN]
+    state = self.start(context, unrolled=True)
+    outputs = []
+    for level in range(self.num_levels):
+      previous = None if level == 0 else target_BNL[..., level - 1]
+      state, output = self.level(
+        state, context, level, previous, deterministic, align=True
+      )
+      outputs.append(output)
+    return outputs
+
+  def code_embeddings(self) -> jax.Array:
+    """E (L, V, D), which the thought loss compares thoughts with."""
+    return self.code_embedding_LVD

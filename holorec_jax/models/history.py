@@ -1,0 +1,101 @@
+"""History encoder: a user's items, as codes, to context states.
+
+Each history item enters as its L fine codes (one token each, as the papers
+do) or pooled to one vector (L times fewer tokens). The encoder is causal (one
+pass serves every position's branch, methods 4.1) or bidirectional (parity
+with the papers; then every branch must see the whole history).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.nn import attention
+from holorec_jax.nn.layers import (
+  Dropout,
+  FeedForward,
+  RelativeBias,
+  RMSNorm,
+  scaled_normal,
+)
+
+
+class EncoderBlock(nn.Module):
+  """Pre-norm self-attention and feed-forward (T5 encoder layer)."""
+
+  config: GeneratorConfig
+
+  def setup(self):
+    c = self.config
+    self.attention_norm = RMSNorm()
+    self.attention = attention.Attention(c.d_model, c.num_heads, c.head_dim)
+    self.mlp_norm = RMSNorm()
+    self.mlp = FeedForward(c.d_ff, c.gated_mlp, c.dropout)
+    self.drop = Dropout(c.dropout)
+
+  def __call__(self, x_BCD, bias_BHCC, deterministic):
+    normed_BCD = self.attention_norm(x_BCD)
+    mixed = attention.attend(
+      self.attention.queries(normed_BCD),
+      self.attention.keys_values(normed_BCD),
+      bias_BHCC,
+    )
+    x_BCD = x_BCD + self.drop(self.attention.merge(mixed), deterministic)
+    hidden_BCD = self.mlp(self.mlp_norm(x_BCD), deterministic)
+    return x_BCD + self.drop(hidden_BCD, deterministic)
+
+
+class HistoryEncoder(nn.Module):
+  """Embedded history (B, T, L, D) -> context states (B, C, D).
+
+  C = T * L with code tokens, C = T with pooled items.
+  """
+
+  config: GeneratorConfig
+
+  def setup(self):
+    c = self.config
+    if c.history == "pooled":
+      self.pool = nn.Dense(
+        c.d_model, use_bias=False, kernel_init=scaled_normal(c.d_model)
+      )
+    self.relative_bias = RelativeBias(
+      c.num_heads, bidirectional=not c.causal_history
+    )
+    self.blocks = [EncoderBlock(c) for _ in range(c.encoder_layers)]
+    self.final_norm = RMSNorm()
+    self.drop = Dropout(c.dropout)
+
+  def __call__(
+    self, code_embeddings_BTLD: jax.Array, segment_BT: jax.Array, deterministic
+  ) -> jax.Array:
+    """Encodes; slots of segment 0 are never attended to."""
+    x_BCD = self.tokens(code_embeddings_BTLD)
+    segment_BC = jnp.repeat(
+      segment_BT, x_BCD.shape[1] // segment_BT.shape[1], axis=1
+    )
+    return self.encode(x_BCD, segment_BC, deterministic)
+
+  def tokens(self, code_embeddings_BTLD: jax.Array) -> jax.Array:
+    B, T, L, D = code_embeddings_BTLD.shape
+    if self.config.history == "codes":
+      return code_embeddings_BTLD.reshape(B, T * L, D)
+    # One projection per level, summed: an item is its whole code, ordered.
+    return self.pool(code_embeddings_BTLD.reshape(B, T, L * D))
+
+  def encode(self, x_BCD, segment_BC, deterministic) -> jax.Array:
+    position_C = jnp.arange(x_BCD.shape[1])
+    distance_CC = position_C[:, None] - position_C[None, :]
+    mask_BCC = (segment_BC[:, :, None] == segment_BC[:, None, :]) & (
+      segment_BC[:, None, :] > 0
+    )
+    if self.config.causal_history:
+      mask_BCC &= distance_CC >= 0
+    bias_BHCC = self.relative_bias(distance_CC)[None] + attention.mask_to_bias(
+      mask_BCC[:, None]
+    )
+    x_BCD = self.drop(x_BCD, deterministic)
+    for block in self.blocks:
+      x_BCD = block(x_BCD, bias_BHCC, deterministic)
+    return self.drop(self.final_norm(x_BCD), deterministic)

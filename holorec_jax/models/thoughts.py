@@ -1,0 +1,84 @@
+"""Thoughts: what is fed at a think step, and how it comes back.
+
+A thought is a small module with two pure methods. `think` turns the state of
+the last position into the vector that the decoder is fed next, with the
+logits that supervise it; `inject` joins the state at the think step with the
+thought before the fine head reads it. Training and search call the same two.
+
+  none     no think step (non-thinking mode, L decoder steps)
+  holorec  a soft coarse code, gated back (methods 1.2, HoloRec)
+  pause    a learned vector per level and no supervision: the control that
+           tells extra compute from supervision (methods 4.2)
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.nn.layers import scaled_normal
+
+
+class HoloRecThought(nn.Module):
+  """c~_l = sum_v softmax(W_c h / tau)(v) E_l[v], injected through a gate."""
+
+  config: GeneratorConfig
+  num_levels: int
+  num_codes: int
+
+  def setup(self):
+    d_model = self.config.d_model
+    self.coarse_head_LDV = self.param(
+      "coarse_head",
+      scaled_normal(d_model),
+      (self.num_levels, d_model, self.num_codes),
+    )
+    self.gate = nn.Dense(d_model)
+    self.projection = nn.Dense(
+      d_model, use_bias=False, kernel_init=scaled_normal(d_model)
+    )
+    self.norm = nn.LayerNorm()
+
+  def think(self, state_BND, level, embedding_VD):
+    """State -> (thought (B, N, D), coarse logits (B, N, V) float32)."""
+    logits_BNV = (state_BND @ self.coarse_head_LDV[level]).astype(jnp.float32)
+    share_BNV = jax.nn.softmax(
+      logits_BNV / self.config.thought_temperature, axis=-1
+    )
+    return share_BNV.astype(embedding_VD.dtype) @ embedding_VD, logits_BNV
+
+  def inject(self, state_BND, thought_BND):
+    """LayerNorm(h + sigmoid(W_g [h ; c~] + b_g) * W_p c~)."""
+    gate_BND = nn.sigmoid(
+      self.gate(jnp.concatenate([state_BND, thought_BND], axis=-1))
+    )
+    return self.norm(state_BND + gate_BND * self.projection(thought_BND))
+
+
+class PauseThought(nn.Module):
+  """A learned vector per level: the same extra step, nothing to say."""
+
+  config: GeneratorConfig
+  num_levels: int
+  num_codes: int
+
+  def setup(self):
+    self.pause_LD = self.param(
+      "pause",
+      nn.initializers.normal(stddev=1.0),
+      (self.num_levels, self.config.d_model),
+    )
+
+  def think(self, state_BND, level, embedding_VD):
+    """State -> (state + p_l, no logits)."""
+    return state_BND + self.pause_LD[level].astype(state_BND.dtype), None
+
+  def inject(self, state_BND, thought_BND):
+    return state_BND
+
+
+THOUGHTS = {
+  "none": None,
+  "holorec": HoloRecThought,
+  "pause": PauseThought,
+}

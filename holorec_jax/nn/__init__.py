@@ -1,0 +1,1 @@
+"""Layers of the T5 family: normalisation, feed-forward, attention."""

@@ -1,0 +1,102 @@
+"""T5 attention with explicit keys and values.
+
+T5 does not scale the query by K^-1/2; its initialisation does. Keys and values
+are arguments, so that one context serves all branches or beams of a user and
+the decoder's cache is an ordinary array in the decode state.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from holorec_jax.nn.layers import scaled_normal
+
+NEGATIVE_BIAS = -1e9
+
+
+class KeyValues(NamedTuple):
+  """Projected keys and values.
+
+  Attributes:
+    key: (B, C, H, K) for a shared context, (B, N, S, H, K) for a cache.
+    value: the same shape.
+  """
+
+  key: jax.Array
+  value: jax.Array
+
+
+def mask_to_bias(mask: jax.Array) -> jax.Array:
+  """True = attend; returns 0 or a large negative float32."""
+  return jnp.where(mask, 0.0, NEGATIVE_BIAS).astype(jnp.float32)
+
+
+def attend(
+  query_BNHK: jax.Array, context: KeyValues, bias_BHNC: jax.Array
+) -> jax.Array:
+  """Attention of N queries to a context that they share -> (B, N, H, K)."""
+  logits_BHNC = jnp.einsum(
+    "bnhk,bchk->bhnc",
+    query_BNHK,
+    context.key,
+    preferred_element_type=jnp.float32,
+  )
+  weights_BHNC = jax.nn.softmax(logits_BHNC + bias_BHNC, axis=-1)
+  return jnp.einsum(
+    "bhnc,bchk->bnhk", weights_BHNC.astype(query_BNHK.dtype), context.value
+  )
+
+
+def attend_own(
+  query_BNHK: jax.Array, cache: KeyValues, bias_HS: jax.Array
+) -> jax.Array:
+  """Attention of each branch to its own few cache slots -> (B, N, H, K).
+
+  A product and a sum instead of B * N * H tiny matrix products, which is what
+  XLA on CPU would make of an einsum; accelerators fuse it equally well.
+  """
+  product_BNSHK = query_BNHK[:, :, None].astype(jnp.float32) * cache.key
+  logits_BNSH = jnp.sum(product_BNSHK, axis=-1) + bias_HS.T
+  weights_BNSH = jax.nn.softmax(logits_BNSH, axis=2)
+  mixed_BNHK = jnp.sum(weights_BNSH[..., None] * cache.value, axis=2)
+  return mixed_BNHK.astype(query_BNHK.dtype)
+
+
+class Attention(nn.Module):
+  """The projections of one attention layer; attention itself is a function."""
+
+  d_model: int
+  num_heads: int
+  head_dim: int
+
+  def setup(self):
+    inner = self.num_heads * self.head_dim
+
+    def dense(features, fan_in):
+      return nn.Dense(
+        features, use_bias=False, kernel_init=scaled_normal(fan_in)
+      )
+
+    self.query = dense(inner, self.d_model * self.head_dim)
+    self.key = dense(inner, self.d_model)
+    self.value = dense(inner, self.d_model)
+    self.output = dense(self.d_model, inner)
+
+  def queries(self, x_BND: jax.Array) -> jax.Array:
+    """(B, N, D) -> (B, N, H, K)."""
+    return self._split(self.query(x_BND))
+
+  def keys_values(self, x_BCD: jax.Array) -> KeyValues:
+    """(B, C, D) -> keys and values (B, C, H, K)."""
+    return KeyValues(
+      self._split(self.key(x_BCD)), self._split(self.value(x_BCD))
+    )
+
+  def merge(self, mixed_BNHK: jax.Array) -> jax.Array:
+    """(B, N, H, K) -> (B, N, D)."""
+    return self.output(mixed_BNHK.reshape(*mixed_BNHK.shape[:-2], -1))
+
+  def _split(self, x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)

@@ -1,0 +1,140 @@
+"""T5's building blocks: RMS normalisation, feed-forward, relative buckets.
+
+Source: Raffel et al., "Exploring the Limits of Transfer Learning" (T5) and its
+version 1.1 (gated feed-forward). No biases anywhere. Parameters are float32;
+the caller casts them to the compute dtype in one place (`train/step.py`).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+RELATIVE_BUCKETS = 32
+RELATIVE_MAX_DISTANCE = 128
+
+
+def scaled_normal(fan_in: int) -> jax.nn.initializers.Initializer:
+  """Normal with standard deviation fan_in^-1/2, T5's initialisation."""
+  return nn.initializers.normal(stddev=fan_in**-0.5)
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale over the last axis, computed in float32."""
+
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale_D = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    x32 = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(mean_square + self.epsilon)).astype(
+      x.dtype
+    ) * scale_D.astype(x.dtype)
+
+
+class Dropout(nn.Module):
+  """Inverted dropout on 8-bit random words: a quarter of the random numbers.
+
+  The rate is rounded to 1/256 and the survivors are scaled by the rounded
+  rate, so the expectation is exact.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    dropped = round(self.rate * 256)
+    if deterministic or dropped == 0:
+      return x
+    words = jax.random.bits(
+      self.make_rng("dropout"), (-(-x.size // 4),), jnp.uint32
+    )
+    octets = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)
+    keep = octets[: x.size].reshape(x.shape) >= dropped
+    keep_scale = jnp.asarray(256.0 / (256 - dropped), x.dtype)
+    return jnp.where(keep, x * keep_scale, jnp.zeros((), x.dtype))
+
+
+class FeedForward(nn.Module):
+  """relu(x W_in) W_out, or the gated form (gelu(x W_gate) * x W_in) W_out."""
+
+  d_ff: int
+  gated: bool
+  dropout: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    d_model = x.shape[-1]
+
+    def dense(name, features, fan_in):
+      return nn.Dense(
+        features, use_bias=False, kernel_init=scaled_normal(fan_in), name=name
+      )
+
+    hidden = dense("wi", self.d_ff, d_model)(x)
+    if self.gated:
+      gate = dense("wi_gate", self.d_ff, d_model)(x)
+      hidden = nn.gelu(gate, approximate=True) * hidden
+    else:
+      hidden = nn.relu(hidden)
+    hidden = Dropout(self.dropout)(hidden, deterministic)
+    return dense("wo", d_model, self.d_ff)(hidden)
+
+
+def relative_bucket(
+  distance: jax.Array,
+  bidirectional: bool,
+  num_buckets: int = RELATIVE_BUCKETS,
+  max_distance: int = RELATIVE_MAX_DISTANCE,
+) -> jax.Array:
+  """T5's bucket of a distance = query position - key position.
+
+  Half of the buckets are exact, the rest logarithmic up to `max_distance`.
+  Bidirectional attention spends half of all buckets on keys to the right;
+  causal attention clips those to distance 0.
+
+  Args:
+    distance: integers of any shape.
+    bidirectional: whether keys may lie to the right of the query.
+    num_buckets: size of the bias table.
+    max_distance: distances from here on share the last bucket.
+
+  Returns:
+    Bucket indices in [0, num_buckets), of the shape of `distance`.
+  """
+  offset = jnp.zeros_like(distance)
+  if bidirectional:
+    num_buckets //= 2
+    offset = jnp.where(distance < 0, num_buckets, 0)
+    distance = jnp.abs(distance)
+  else:
+    distance = jnp.maximum(distance, 0)
+  exact = num_buckets // 2
+  log_ratio = jnp.log(
+    jnp.maximum(distance, 1).astype(jnp.float32) / exact
+  ) / math.log(max_distance / exact)
+  far = exact + (log_ratio * (num_buckets - exact)).astype(distance.dtype)
+  far = jnp.minimum(far, num_buckets - 1)
+  return offset + jnp.where(distance < exact, distance, far)
+
+
+class RelativeBias(nn.Module):
+  """A learned attention bias per head and bucket of distance."""
+
+  num_heads: int
+  bidirectional: bool
+  init_scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, distance: jax.Array) -> jax.Array:
+    """Distances (...,) -> biases (H, ...) in float32."""
+    table_HQ = self.param(
+      "table",
+      nn.initializers.normal(stddev=self.init_scale),
+      (self.num_heads, RELATIVE_BUCKETS),
+    )
+    bucket = relative_bucket(distance, self.bidirectional)
+    return jnp.take(table_HQ, bucket, axis=1).astype(jnp.float32)

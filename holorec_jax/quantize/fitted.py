@@ -1,0 +1,167 @@
+"""A fitted quantizer: frozen parameters, the items' codes, and its file form."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from holorec_jax.errors import UserError
+from holorec_jax.quantize import nested, residual
+
+# One program for catalogues and single new items alike, so that an item's
+# codes do not depend on the company it is encoded in.
+CHUNK = 1024
+VERSION = 1
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _encode_chunk(params, x_BW, config):
+  """Codes (B, R, L), the fine row's last residual, its decoding's error."""
+  z_BD = nested.encoder(config).apply({"params": params["encoder"]}, x_BW)
+  rows = residual.rows(z_BD, params["codebooks"], config.dims)
+  codes_BRL = jnp.stack([row.codes_BL for row in rows], 1)
+  xhat_BW = nested.decoder(config, x_BW.shape[-1]).apply(
+    {"params": params["decoder"]}, rows[-1].total_Bd
+  )
+  error_B = jnp.mean((xhat_BW - x_BW) ** 2, -1)
+  return codes_BRL, rows[-1].residuals[-2], error_B
+
+
+def encode_items(
+  params: Any, vectors_IW: np.ndarray, config: nested.NestedConfig
+) -> tuple[np.ndarray, np.ndarray, float]:
+  """Quantizes items in chunks.
+
+  Returns:
+    codes_IRL int32; residuals_ID, what the fine row's last level had to
+    quantize; and the mean squared error of the items decoded from it.
+  """
+  codes, residuals, errors = [], [], []
+  for start in range(0, len(vectors_IW), CHUNK):
+    x_BW = np.asarray(vectors_IW[start : start + CHUNK], np.float32)
+    pad = ((0, CHUNK - len(x_BW)), (0, 0))
+    outputs = _encode_chunk(params, np.pad(x_BW, pad), config)
+    codes_BRL, residual_BD, error_B = (
+      np.asarray(output)[: len(x_BW)] for output in outputs
+    )
+    codes.append(codes_BRL)
+    residuals.append(residual_BD)
+    errors.append(error_B)
+  error = float(np.mean(np.concatenate(errors)))
+  return np.concatenate(codes), np.concatenate(residuals), error
+
+
+def check_vectors(vectors_IW: np.ndarray) -> None:
+  """Raises UserError unless the vectors are a finite matrix."""
+  if vectors_IW.ndim != 2 or not vectors_IW.size:
+    raise UserError(
+      f"item vectors have shape {vectors_IW.shape}; expected (items, width)."
+    )
+  bad_I = ~np.isfinite(vectors_IW).all(1)
+  if bad_I.any():
+    raise UserError(
+      f"item vectors hold NaN or Inf in {bad_I.sum()} of {len(bad_I)} rows, "
+      f"first in row {int(np.argmax(bad_I))} (counted from 0); mend or drop "
+      "these items."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedQuantizer:
+  """What `fit.fit` returns.
+
+  Attributes:
+    config: how it was fitted.
+    params: encoder and decoder weights, codebooks (L, V, D).
+    sids_IRL: int32 codes of the fitted items, collisions not handled.
+    reconstruction: mean squared error of items decoded from their fine codes;
+      1 is what the mean item scores on standardised vectors.
+    history: one dict of losses and health per round of training.
+  """
+
+  config: nested.NestedConfig
+  params: Any
+  sids_IRL: np.ndarray
+  reconstruction: float
+  history: list[dict[str, float]]
+
+  @property
+  def codebooks_LVD(self) -> np.ndarray:
+    """Code vectors; row r of the granularities reads the first dims[r]."""
+    return np.asarray(self.params["codebooks"])
+
+  def encode(self, vectors_NW: np.ndarray) -> np.ndarray:
+    """Codes (N, R, L) of any items, new ones too, by the frozen quantizer."""
+    self._check(vectors_NW)
+    return encode_items(self.params, vectors_NW, self.config)[0]
+
+  def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
+    """(N, D): what the fine row's last level quantized; for `reassign`."""
+    self._check(vectors_NW)
+    return encode_items(self.params, vectors_NW, self.config)[1]
+
+  def _check(self, vectors_NW):
+    check_vectors(vectors_NW)
+    width = self.params["encoder"]["Dense_0"]["kernel"].shape[0]
+    if vectors_NW.shape[1] != width:
+      raise UserError(
+        f"item vectors have {vectors_NW.shape[1]} columns; this quantizer was "
+        f"fitted on {width}: build them as for the fit."
+      )
+
+  def save(self, folder: str | os.PathLike[str]) -> None:
+    """Writes quantizer.npz and quantizer.json into an existing folder."""
+    flat = traverse_util.flatten_dict(self.params, sep="/")
+    arrays = {f"params/{name}": np.asarray(a) for name, a in flat.items()}
+    path = pathlib.Path(folder)
+    np.savez(path / "quantizer.npz", sids=self.sids_IRL, **arrays)
+    about = {
+      "version": VERSION,
+      "config": dataclasses.asdict(self.config),
+      "reconstruction": self.reconstruction,
+      "history": self.history,
+    }
+    (path / "quantizer.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def load(folder: str | os.PathLike[str]) -> FittedQuantizer:
+  """Reads what `FittedQuantizer.save` wrote.
+
+  Raises:
+    UserError: a file is missing or of another version.
+  """
+  path = pathlib.Path(folder)
+  for name in ("quantizer.json", "quantizer.npz"):
+    if not (path / name).is_file():
+      raise UserError(f"{path / name} is missing; fit the quantizer again.")
+  about = json.loads((path / "quantizer.json").read_text())
+  if about["version"] != VERSION:
+    raise UserError(
+      f"{path / 'quantizer.json'} has version {about['version']}, this "
+      f"release reads {VERSION}; fit the quantizer again."
+    )
+  config = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in about["config"].items()
+  }
+  with np.load(path / "quantizer.npz", allow_pickle=False) as arrays:
+    flat = {
+      name.removeprefix("params/"): jnp.asarray(arrays[name])
+      for name in arrays.files
+      if name != "sids"
+    }
+    sids_IRL = arrays["sids"]
+  return FittedQuantizer(
+    nested.NestedConfig(**config),
+    traverse_util.unflatten_dict(flat, sep="/"),
+    sids_IRL,
+    about["reconstruction"],
+    about["history"],
+  )

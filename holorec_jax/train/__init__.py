@@ -1,0 +1,1 @@
+"""Losses, the jitted step, the loop, checkpoints and metric writers."""

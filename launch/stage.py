@@ -1,0 +1,48 @@
+"""Flags and error handling that all stages share."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+# Before jax is imported: quiet start-up, and no fight over CPU threads.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from holorec_jax import config_fields
+from holorec_jax.errors import UserError
+from holorec_jax.experiment.config import Config, load_config
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  None,
+  "Config file, such as configs/beauty.py. Any leaf can be overridden:"
+  " --config.train.epochs=10.",
+  lock_config=True,
+)
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run. The same command goes on where it was."
+)
+
+
+def run(*stages: Callable[[Config, pathlib.Path], None]) -> None:
+  """Parses flags and runs the stages on (config, workdir)."""
+
+  def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+      raise UserError(f"unknown argument {argv[1]!r}; see --help")
+    workdir = pathlib.Path(WORKDIR.value)
+    config = load_config(CONFIG.value, workdir)
+    for stage in stages:
+      stage(config, workdir)
+
+  flags.mark_flags_as_required(["config", "workdir"])
+  logging.set_verbosity(logging.INFO)
+  try:
+    app.run(main, flags_parser=config_fields.parse_flags)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -31,15 +31,17 @@ MIN_ITEMS = 3  # ... and of so many (of all, where a code has fewer).
 MIN_RATIO = 1.5  # ... and so much more often than of the background.
 PHRASE_BONUS = 1.4  # "China Glaze" rather than "China" and "Glaze".
 MAX_WORDS = 2
-MAX_TOKENS = 50_000
+MAX_TOKENS = 30_000
 
-_WORD = re.compile(r"[^\W\d_][^\W_]*(?:['’&][^\W_]+)*")
-_AMOUNTS = frozenset(
-  "oz ounce ounces fl fluid ml lb lbs inch inches cm mm pack packs pcs pc piece "
-  "pieces count ct set size each amp quot".split()
+# "New York" is one word; "new" is none.
+_WORD = re.compile(r"(?:[Nn]ew )?[^\W\d_][^\W_]*(?:['’&][^\W_]+)*")
+_PAUSE = re.compile(r"[^\w\s'’&-]| - ")
+# Amounts and packaging tell sizes, not kinds.
+_AMOUNTS = (
+  "oz ounce ounces fl fluid ml lb lbs inch inches cm mm pack packs pcs pc "
+  "piece pieces count ct set size each new amp quot"
 )
-_STOP_WORDS = sklearn_text.ENGLISH_STOP_WORDS | _AMOUNTS
-_NEVER_ALONE = frozenset({"new"})
+_STOP_WORDS = sklearn_text.ENGLISH_STOP_WORDS | set(_AMOUNTS.split())
 
 Tokens = tuple[scipy.sparse.csr_array, list[str]]
 
@@ -69,7 +71,7 @@ def name_codes(
   names = []
   for codes_I in np.asarray(codes_IL).T:
     code_VI = _one_hot(codes_I, num_codes)
-    best_V, score_V = _categories(code_VI, nodes_IF)
+    best_V, score_V = _categories(code_VI, nodes_IF, nodes)
     said = _words(code_VI, best_V, nodes_IF, words_IF, words)
     names.append(
       [
@@ -115,16 +117,17 @@ def _nodes(path: str) -> list[str]:
 def _phrases(title_and_brand: tuple[str, str]) -> list[str]:
   """Telling words of a title, pairs of them side by side, and the brand."""
   title, brand = title_and_brand
-  found = _WORD.findall(title)
-  telling = [len(w) > 2 and w.lower() not in _STOP_WORDS for w in found]
-  single = [
-    word
-    for word, tells in zip(found, telling)
-    if tells and word.lower() not in _NEVER_ALONE
-  ]
-  pairs = itertools.pairwise(zip(found, telling))
-  joined = [f"{a} {b}" for (a, s), (b, t) in pairs if s and t]
-  return single + joined + [brand] * bool(brand)
+  phrases = [brand] if brand else []
+  for part in _PAUSE.split(title):
+    found = _WORD.findall(part)
+    telling = [len(w) > 2 and w.lower() not in _STOP_WORDS for w in found]
+    phrases += itertools.compress(found, telling)
+    for pair, tells in zip(
+      itertools.pairwise(found), itertools.pairwise(telling)
+    ):
+      if all(tells):
+        phrases.append(" ".join(pair))
+  return phrases
 
 
 def _one_hot(codes_I: np.ndarray, num_codes: int) -> scipy.sparse.csr_array:
@@ -154,14 +157,19 @@ def _scores(
 
 
 def _categories(
-  code_VI: scipy.sparse.csr_array, nodes_IF: scipy.sparse.csr_array
+  code_VI: scipy.sparse.csr_array,
+  nodes_IF: scipy.sparse.csr_array,
+  nodes: list[str],
 ) -> tuple[np.ndarray, np.ndarray]:
   """Each code's telling category and its score (0: none)."""
   num_codes, num_items = code_VI.shape
-  if not nodes_IF.shape[1]:
+  if not nodes:
     return np.zeros(num_codes, np.int64), np.zeros(num_codes)
   share_1F = nodes_IF.sum(axis=0)[None] / num_items
   score_VF = _scores(code_VI, nodes_IF, share_1F, CATEGORY_SHARE)
+  # Where a category and its only child say the same, the child is meant.
+  depth_F = np.array([node.count(PATH_SEPARATOR) for node in nodes])
+  score_VF *= 1 + 1e-3 * depth_F
   return score_VF.argmax(axis=1), score_VF.max(axis=1)
 
 
@@ -213,6 +221,7 @@ def _join(category: str, words: list[str]) -> str:
 def _overlap(one: str, other: str) -> bool:
   """Whether they share a word, singular or plural."""
   a, b = (
-    {w.lower().rstrip("s") for w in _WORD.findall(side)} for side in (one, other)
+    {w.lower().rstrip("s") for w in _WORD.findall(side)}
+    for side in (one, other)
   )
   return bool(a & b)

@@ -113,10 +113,12 @@ def _reassign(codes_IL, residuals_ID, codebook_VD):
   families_P, family_S = np.unique(family_I[homeless_S], return_inverse=True)
   taken_PV = np.zeros((len(families_P), len(codebook_VD)), bool)
   settled_J = np.flatnonzero(home_I & np.isin(family_I, families_P))
-  taken_PV[np.searchsorted(families_P, family_I[settled_J]), last_I[settled_J]] = (
-    True
+  taken_PV[
+    np.searchsorted(families_P, family_I[settled_J]), last_I[settled_J]
+  ] = True
+  gap_SV = (
+    np.sum(codebook_VD**2, -1) - 2 * residuals_ID[homeless_S] @ codebook_VD.T
   )
-  gap_SV = np.sum(codebook_VD**2, -1) - 2 * residuals_ID[homeless_S] @ codebook_VD.T
   while len(homeless_S):
     open_SV = np.where(taken_PV[family_S], np.inf, gap_SV)
     wish_S = np.argmin(open_SV, 1)
@@ -125,7 +127,9 @@ def _reassign(codes_IL, residuals_ID, codebook_VD):
     codes_IL[homeless_S[won_S], -1] = wish_S[won_S]
     taken_PV[family_S[won_S], wish_S[won_S]] = True
     homeless_S, family_S, gap_SV = (
-      homeless_S[~won_S], family_S[~won_S], gap_SV[~won_S]
+      homeless_S[~won_S],
+      family_S[~won_S],
+      gap_SV[~won_S],
     )
   return codes_IL
 

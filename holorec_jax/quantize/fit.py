@@ -1,8 +1,10 @@
 """Fits the nested quantizer (methods 1.1).
 
-1. A short plain autoencoder; then its latent is turned to its principal axes
-   and partly whitened, which the neighbouring linear layers absorb: a coarse
-   granularity, a prefix of the latent, then sees the widest directions.
+1. A short plain autoencoder. Then its latent is turned to its principal axes,
+   which the neighbouring linear layers absorb: a coarse granularity, a prefix
+   of the latent, then sees what tells items apart most. Without it the coarse
+   rows of the paper's losses are arbitrary directions: on Amazon Beauty an
+   item decoded from 8 of 32 dims has error 1.07, and .74 with it.
 2. Balanced k-means, level by level on the fine row's residuals of all items.
 3. AdamW on all losses, in rounds of whole epochs under one jit each, data on
    the device. After a round all items are encoded: that gives the curves, the
@@ -30,8 +32,6 @@ ROUND_STEPS = 100
 PROGRESS = 1e-3
 # Random items among which `revive` looks for the worst.
 SAMPLE = 4096
-# Exponent that maps a latent axis's variance w to w^(1 - WHITENING).
-WHITENING = 0.5
 
 Loss = Callable[[Any, jax.Array, NestedConfig], dict[str, jax.Array]]
 
@@ -47,10 +47,8 @@ def autoencoder_losses(
   params: Any, x_BW: jax.Array, config: NestedConfig
 ) -> dict[str, jax.Array]:
   """Reconstruction without codes."""
-  z_BD = nested.encoder(config).apply({"params": params["encoder"]}, x_BW)
-  xhat_BW = nested.decoder(config, x_BW.shape[-1]).apply(
-    {"params": params["decoder"]}, z_BD
-  )
+  z_BD = nested.encode(params, x_BW, config)
+  xhat_BW = nested.decode(params, z_BD, x_BW.shape[-1], config)
   return {"reconstruction": nested.mse(xhat_BW, x_BW)}
 
 
@@ -58,7 +56,8 @@ def quantizer_losses(
   params: Any, x_BW: jax.Array, config: NestedConfig
 ) -> dict[str, jax.Array]:
   """The quantizer's losses; all have weight one."""
-  return nested.NestedQuantizer(config).apply({"params": params}, x_BW)
+  model: Any = nested.NestedQuantizer(config)
+  return model.apply({"params": params}, x_BW)
 
 
 def _optimizer(config: NestedConfig) -> optax.GradientTransformation:
@@ -106,9 +105,8 @@ def _train(
 
 @functools.partial(jax.jit, static_argnames="config")
 def _latents(params, x_IW, config):
-  network = nested.encoder(config)
   return jax.lax.map(
-    lambda x_W: network.apply({"params": params["encoder"]}, x_W),
+    lambda x_W: nested.encode(params, x_W, config),
     x_IW,
     batch_size=fitted.CHUNK,
   )
@@ -117,20 +115,18 @@ def _latents(params, x_IW, config):
 def to_principal_axes(
   encoder: dict[str, Any], decoder: dict[str, Any], z_ID: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Centres, rotates and partly whitens the latent; decode(encode) stays.
+  """Centres, rotates and scales the latent; decode(encode) stays.
 
-  The latent's variance becomes one per dimension on average, falling from the
-  first to the last. Only the encoder's last and the decoder's first layer
-  change.
+  The latent's axes become uncorrelated, its variance one per dimension on
+  average and falling from the first to the last. Only the encoder's last and
+  the decoder's first layer change.
   """
   mean_D = z_ID.mean(0)
-  variance_D, axes_DD = np.linalg.eigh(np.cov(z_ID.T).reshape(2 * mean_D.shape))
-  variance_D, axes_DD = variance_D[::-1], axes_DD[:, ::-1]
-  variance_D = np.maximum(variance_D, max(1e-6 * variance_D[0], 1e-12))
-  scale_D = variance_D ** (-0.5 * WHITENING)
-  scale_D /= np.sqrt(np.mean(variance_D * scale_D**2))
-  forth_DD = jnp.asarray(axes_DD * scale_D, jnp.float32)
-  back_DD = jnp.asarray((axes_DD / scale_D).T, jnp.float32)
+  covariance_DD = np.cov(z_ID.T).reshape(2 * mean_D.shape)
+  variance_D, axes_DD = np.linalg.eigh(covariance_DD)
+  scale = 1.0 / np.sqrt(max(float(variance_D.mean()), 1e-12))
+  forth_DD = jnp.asarray(axes_DD[:, ::-1] * scale, jnp.float32)
+  back_DD = jnp.asarray(axes_DD[:, ::-1].T / scale, jnp.float32)
   last = f"Dense_{len(encoder) - 1}"
   kernel, bias = encoder[last]["kernel"], encoder[last]["bias"]
   encoder = {
@@ -168,7 +164,7 @@ def revive(
   Returns:
     the codebooks (L, V, D).
   """
-  z_SD = nested.encoder(config).apply({"params": params["encoder"]}, x_SW)
+  z_SD = nested.encode(params, x_SW, config)
   rows = residual.rows(z_SD, params["codebooks"], config.dims)
   books = list(params["codebooks"])
   for row, unused_LV in zip(rows, unused_RLV):

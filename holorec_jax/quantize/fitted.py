@@ -1,4 +1,4 @@
-"""A fitted quantizer: frozen parameters, the items' codes, and its file form."""
+"""A fitted quantizer: frozen parameters, items' codes, and its files."""
 
 import dataclasses
 import functools
@@ -24,12 +24,10 @@ VERSION = 1
 @functools.partial(jax.jit, static_argnames="config")
 def _encode_chunk(params, x_BW, config):
   """Codes (B, R, L), the fine row's last residual, its decoding's error."""
-  z_BD = nested.encoder(config).apply({"params": params["encoder"]}, x_BW)
+  z_BD = nested.encode(params, x_BW, config)
   rows = residual.rows(z_BD, params["codebooks"], config.dims)
   codes_BRL = jnp.stack([row.codes_BL for row in rows], 1)
-  xhat_BW = nested.decoder(config, x_BW.shape[-1]).apply(
-    {"params": params["decoder"]}, rows[-1].total_Bd
-  )
+  xhat_BW = nested.decode(params, rows[-1].total_Bd, x_BW.shape[-1], config)
   error_B = jnp.mean((xhat_BW - x_BW) ** 2, -1)
   return codes_BRL, rows[-1].residuals[-2], error_B
 
@@ -119,7 +117,9 @@ class FittedQuantizer:
   def save(self, folder: str | os.PathLike[str]) -> None:
     """Writes quantizer.npz and quantizer.json into an existing folder."""
     flat = traverse_util.flatten_dict(self.params, sep="/")
-    arrays = {f"params/{name}": np.asarray(a) for name, a in flat.items()}
+    arrays: dict[str, Any] = {
+      f"params/{name}": np.asarray(a) for name, a in flat.items()
+    }
     path = pathlib.Path(folder)
     np.savez(path / "quantizer.npz", sids=self.sids_IRL, **arrays)
     about = {
@@ -147,7 +147,7 @@ def load(folder: str | os.PathLike[str]) -> FittedQuantizer:
       f"{path / 'quantizer.json'} has version {about['version']}, this "
       f"release reads {VERSION}; fit the quantizer again."
     )
-  config = {
+  config: dict[str, Any] = {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in about["config"].items()
   }

@@ -43,12 +43,14 @@ def report(
   for r, dim in enumerate(dims):
     codes_IL = sids_IRL[:, r]
     groups_I = collisions.groups(codes_IL)
-    granularities.append({
-      "dims": int(dim),
-      "collision_rate": collisions.collision_rate(codes_IL),
-      "largest_group": int(np.bincount(groups_I).max()),
-      "levels": _levels(codes_IL, num_codes),
-    })
+    granularities.append(
+      {
+        "dims": int(dim),
+        "collision_rate": collisions.collision_rate(codes_IL),
+        "largest_group": int(np.bincount(groups_I).max()),
+        "levels": _levels(codes_IL, num_codes),
+      }
+    )
   return {
     "granularities": granularities,
     "reconstruction": reconstruction,
@@ -69,13 +71,15 @@ def _levels(codes_IL: np.ndarray, num_codes: int) -> list[dict[str, Any]]:
     entropy = _entropy(codes_IL[:, level])
     # H(s_l | s_<l) = H(s_<=l) - H(s_<l).
     upto = _entropy(collisions.groups(codes_IL[:, : level + 1]))
-    levels.append({
-      "used": used,
-      "dead": num_codes - used,
-      "perplexity": 2.0**entropy,
-      "entropy": entropy,
-      "conditional_entropy": upto - before,
-    })
+    levels.append(
+      {
+        "used": used,
+        "dead": num_codes - used,
+        "perplexity": 2.0**entropy,
+        "entropy": entropy,
+        "conditional_entropy": upto - before,
+      }
+    )
     before = upto
   return levels
 
@@ -125,7 +129,9 @@ def check(report: dict[str, Any], num_items: int) -> None:
       if level["used"] >= enough:
         continue
       if codes > num_items / 4:
-        remedy = f"lower the codes per level to {max(1, num_items // 8)} or less"
+        remedy = (
+          f"lower the codes per level to {max(1, num_items // 8)} or less"
+        )
       else:
         remedy = (
           "check that the item vectors are standardised and not nearly equal, "

@@ -51,7 +51,9 @@ def _lloyd(points_Id, centres_Vd, iterations):
   def step(carry, rate):
     centres_Vd, price_V = carry
     cluster_I = assign(points_Id, centres_Vd, price_V)
-    spread = 0.5 * jnp.mean(jnp.sum((points_Id - centres_Vd[cluster_I]) ** 2, -1))
+    spread = 0.5 * jnp.mean(
+      jnp.sum((points_Id - centres_Vd[cluster_I]) ** 2, -1)
+    )
     centres_Vd, count_V = means(points_Id, cluster_I, centres_Vd)
     pressure_V = jnp.log((count_V + 0.1 * mean_size) / (1.1 * mean_size))
     return (centres_Vd, price_V + rate * spread * pressure_V), None
@@ -106,7 +108,9 @@ def balanced_kmeans(
   )
   cluster_I = np.array(assign(points_Id, centres_Vd, price_V))
   _repair(cluster_I, points_Id, np.asarray(centres_Vd))
-  centres_Vd, _ = means(points_Id, cluster_I, centres_Vd)
+  centres_Vd, _ = means(
+    jnp.asarray(points_Id), jnp.asarray(cluster_I), centres_Vd
+  )
   return np.asarray(centres_Vd), cluster_I
 
 

@@ -9,6 +9,7 @@ holistic loss only the aim is known, and its obvious form trains nothing, see
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -84,14 +85,28 @@ class Mlp(nn.Module):
     return nn.Dense(self.widths[-1])(x_BD)
 
 
-def encoder(config: NestedConfig, name: str | None = None) -> Mlp:
-  """Item vector -> latent; bind to params["encoder"]."""
+def _encoder(config: NestedConfig, name: str | None = None) -> Mlp:
   return Mlp((*config.hidden, config.dims[-1]), name=name)
 
 
-def decoder(config: NestedConfig, width: int, name: str | None = None) -> Mlp:
-  """Latent -> item vector of `width`; bind to params["decoder"]."""
+def _decoder(config: NestedConfig, width: int, name: str | None = None) -> Mlp:
   return Mlp((*config.hidden[::-1], width), name=name)
+
+
+def encode(params: Any, x_BW: jax.Array, config: NestedConfig) -> jax.Array:
+  """Item vectors (.., W) -> latents (.., D)."""
+  return jnp.asarray(
+    _encoder(config).apply({"params": params["encoder"]}, x_BW)
+  )
+
+
+def decode(
+  params: Any, z_BD: jax.Array, width: int, config: NestedConfig
+) -> jax.Array:
+  """Latents (.., D) -> item vectors (.., width)."""
+  return jnp.asarray(
+    _decoder(config, width).apply({"params": params["decoder"]}, z_BD)
+  )
 
 
 def mse(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -162,8 +177,8 @@ class NestedQuantizer(nn.Module):
       nn.initializers.normal(0.1),
       (config.levels, config.codes, config.dims[-1]),
     )
-    decode = decoder(config, x_BW.shape[-1], "decoder")
-    z_BD = encoder(config, "encoder")(x_BW)
+    decode = _decoder(config, x_BW.shape[-1], "decoder")
+    z_BD = _encoder(config, "encoder")(x_BW)
     rows = residual.rows(z_BD, codebooks_LVD, config.dims)
     return {
       "reconstruction": mse(

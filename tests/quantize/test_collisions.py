@@ -46,9 +46,7 @@ def test_reassign_moves_the_farthest_to_its_next_nearest_free_code():
   # One family: code 0 is wanted thrice, code 1 is taken by the fourth item.
   residuals_ID = np.array([[0.4], [0.1], [-0.2], [1.1]], np.float32)
   codes_IL = np.array([[7, 0], [7, 0], [7, 0], [7, 1]], np.int32)
-  moved = collisions.resolve(
-    codes_IL, "reassign", 4, residuals_ID, codebook_VD
-  )
+  moved = collisions.resolve(codes_IL, "reassign", 4, residuals_ID, codebook_VD)
   # 0.4 and -0.2 both ask for 3 next: 0.4 is nearer, -0.2 gets -4.
   assert moved.tolist() == [[7, 2], [7, 0], [7, 3], [7, 1]]
 
@@ -56,9 +54,7 @@ def test_reassign_moves_the_farthest_to_its_next_nearest_free_code():
 @pytest.mark.parametrize("seed", range(5))
 def test_reassign_is_distinct_and_moves_only_what_it_must(seed):
   codes_IL, residuals_ID, codebook_VD = _crowd(seed, items=50)
-  moved = collisions.resolve(
-    codes_IL, "reassign", 8, residuals_ID, codebook_VD
-  )
+  moved = collisions.resolve(codes_IL, "reassign", 8, residuals_ID, codebook_VD)
   assert collisions.collision_rate(moved) == 0.0
   np.testing.assert_array_equal(moved[:, :-1], codes_IL[:, :-1])
   changed_I = (moved != codes_IL).any(1)

@@ -16,8 +16,9 @@ def _size(tree):
 def _gradients(config, part):
   x_BW = jax.random.normal(jax.random.key(1), (16, 5))
   model = nested.NestedQuantizer(config)
-  params = model.init(jax.random.key(0), x_BW)["params"]
-  return jax.grad(lambda p: model.apply({"params": p}, x_BW)[part])(params)
+  params = jax.jit(model.init)(jax.random.key(0), x_BW)["params"]
+  loss = jax.grad(lambda p: model.apply({"params": p}, x_BW)[part])
+  return jax.jit(loss)(params)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_the_obvious_holistic_loss_has_exactly_no_gradient():
     return jnp.mean(jnp.stack(losses))
 
   assert naive(z_BD, books_LVD) > 0.1
-  for grad in jax.grad(naive, (0, 1))(z_BD, books_LVD):
+  for grad in jax.jit(jax.grad(naive, (0, 1)))(z_BD, books_LVD):
     np.testing.assert_array_equal(grad, np.zeros_like(grad))
 
 
@@ -76,7 +77,9 @@ def test_decode_pads_coarse_rows_with_zeros():
   books_LVD = jnp.array([[[1.0, 1.0], [-1.0, -1.0]]])
   z_BD = jnp.array([[0.5, 0.0]])
   rows = residual.rows(z_BD, books_LVD, (1, 2))
-  config = nested.NestedConfig(dims=(1, 2), levels=1, codes=2, holistic="decode")
+  config = nested.NestedConfig(
+    dims=(1, 2), levels=1, codes=2, holistic="decode"
+  )
   x_BW = jnp.array([[3.0, 4.0]])
   loss = nested.holistic_loss(rows, z_BD, x_BW, lambda z: z, config)
   np.testing.assert_allclose(loss, ((3 - 1) ** 2 + 4**2) / 2)

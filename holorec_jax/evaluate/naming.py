@@ -23,6 +23,7 @@ import scipy.sparse
 from sklearn.feature_extraction import text as sklearn_text
 
 from holorec_jax.data.schema import PATH_SEPARATOR
+from holorec_jax.vectors import text
 
 PRIOR = 2.0
 # A token speaks for a code when it is true of this share of its items ...
@@ -62,7 +63,9 @@ def name_codes(
     items, "mixed" where nothing sets its items apart.
   """
   absent_I = np.full(len(codes_IL), "", object)
-  nodes_IF, nodes = _count(item_text.get("categories", absent_I), _nodes)
+  nodes_IF, nodes = _count(
+    item_text.get("categories", absent_I), text.path_nodes
+  )
   brand_I = item_text.get("brand", absent_I)
   words_IF, words = _count(
     zip(item_text.get("title", absent_I), brand_I), _phrases
@@ -107,11 +110,6 @@ def _count(texts, analyse: Callable[..., list[str]]) -> Tokens:
   merge_WF = _one_hot(token_of_W, len(first_F)).T
   has_IF = scipy.sparse.csr_array(has_IW)[:, order_W] @ merge_WF
   return has_IF.minimum(1).tocsr(), written_W[order_W][first_F].tolist()
-
-
-def _nodes(path: str) -> list[str]:
-  names = path.split(PATH_SEPARATOR) if path else []
-  return [PATH_SEPARATOR.join(names[: n + 1]) for n in range(len(names))]
 
 
 def _phrases(title_and_brand: tuple[str, str]) -> list[str]:

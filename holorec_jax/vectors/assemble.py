@@ -14,33 +14,39 @@ from holorec_jax.vectors import cooccurrence, precomputed, sentence, text
 
 @dataclasses.dataclass(frozen=True)
 class VectorConfig:
-  """What item vectors are made of; every `config.vectors.*` leaf."""
+  """What item vectors are made of; each field is a leaf of `config.vectors`.
 
-  # Any of the keys of SOURCES, concatenated in this order.
-  sources: tuple[str, ...] = ("text",)
-  # Share of each source in distances; empty: all the same.
+  Attributes:
+    sources: keys of SOURCES, concatenated in this order.
+    weights: how much each source counts in distances, whatever its width; ()
+      weighs "cooccurrence" 0.5 and what describes the item itself 1.
+    text_dims: width of the source "text".
+    path: file of the source "precomputed": .npy, .npz or .parquet.
+    ids_path: text file with the item id of each of its rows, one a line; ""
+      where the file has ids, or its rows are the item table's.
+    sentence_model: of the source "sentence_transformers": a local folder or a
+      name on the hub.
+    cooccurrence_dims: width of the source "cooccurrence".
+    window: events at most so far apart in a training history join their items.
+    decay: weight of such a pair is decay ** (distance - 1).
+    neighbours: strongest edges that each item of the graph keeps.
+    smooth_hops: steps of smoothing over the graph; 0 for none.
+    smooth_alpha: share of an item's own vector in each step.
+    seed: of the randomised SVDs.
+  """
+
+  sources: tuple[str, ...] = ("text", "cooccurrence")
   weights: tuple[float, ...] = ()
-  # Width of the source "text".
   text_dims: int = 256
-  # File of the source "precomputed": .npy, .npz or .parquet.
   path: str = ""
-  # Text file with the item id of each of its rows; empty: see precomputed.py.
   ids_path: str = ""
-  # Hub name or local folder of the source "sentence_transformers".
   sentence_model: str = "sentence-transformers/all-MiniLM-L6-v2"
-  # Width of the source "cooccurrence".
   cooccurrence_dims: int = 64
-  # Events so far apart in a training history join their items.
   window: int = 5
-  # Weight of a pair falls by this with each position of distance.
   decay: float = 1.0
-  # Strongest edges kept for each item.
   neighbours: int = 50
-  # Hops of smoothing over the item graph; 0: none.
-  smooth_hops: int = 2
-  # Share of an item's own vector in each hop.
-  smooth_alpha: float = 0.5
-  # Of the randomised SVDs.
+  smooth_hops: int = 3
+  smooth_alpha: float = 0.3
   seed: int = 0
 
   def __post_init__(self) -> None:
@@ -55,10 +61,21 @@ class VectorConfig:
         f"config.vectors.weights: {len(self.weights)} weights for "
         f"{len(self.sources)} sources; give one each, or none."
       )
+    if any(weight <= 0 for weight in self.weights):
+      raise UserError(
+        f"config.vectors.weights: {self.weights} must be positive; leave a "
+        "source that should not count out of config.vectors.sources."
+      )
     if self.smooth_hops < 0 or not 0 < self.smooth_alpha <= 1:
       raise UserError(
         "config.vectors: smooth_hops must be 0 or more and smooth_alpha in "
         f"(0, 1], got {self.smooth_hops} and {self.smooth_alpha}."
+      )
+    widths = (self.text_dims, self.cooccurrence_dims)
+    if min(*widths, self.window, self.neighbours) < 1:
+      raise UserError(
+        "config.vectors: text_dims, cooccurrence_dims, window and neighbours "
+        "must be 1 or more."
       )
 
 
@@ -70,7 +87,7 @@ SOURCES: dict[str, Source] = {
     dataset.item_text, config.text_dims, config.seed
   ),
   "precomputed": lambda dataset, graph, config: precomputed.load_vectors(
-    config.path, dataset.item_ids, config.ids_path
+    config.path, dataset, config.ids_path
   ),
   "cooccurrence": lambda dataset, graph, config: cooccurrence.graph_vectors(
     graph, config.cooccurrence_dims, config.seed
@@ -86,8 +103,13 @@ def build_vectors(
 ) -> np.ndarray:
   """Vectors of all items; nothing after a user's train_end enters them.
 
+  Every source is standardised per dimension and scaled by its weight over the
+  square root of its width, so that a source counts by its weight. Smoothing
+  leaves more variance to the dimensions on which neighbours agree; that is
+  its point, so afterwards only the whole is rescaled.
+
   Returns:
-    x_ID float32, finite, every dimension of mean 0 and variance 1.
+    x_ID float32, finite, every dimension of mean 0, mean variance 1.
 
   Raises:
     UserError: from the sources.
@@ -101,29 +123,49 @@ def build_vectors(
     config.decay,
     config.neighbours,
   )
-  weights = config.weights or (1.0,) * len(config.sources)
+  weights = config.weights or [
+    0.5 if name == "cooccurrence" else 1.0 for name in config.sources
+  ]
   parts = []
   for name, weight in zip(config.sources, weights):
-    x_ID = SOURCES[name](dataset, graph, config)
-    missing_I = ~x_ID.any(axis=1)
-    if missing_I.any():
-      logging.info(
-        "vectors: %d of %d items have no '%s' vector; they get the mean of "
-        "their neighbours in training histories",
-        missing_I.sum(),
-        len(x_ID),
-        name,
-      )
-    x_ID = standardise(x_ID, ~missing_I, name)
-    x_ID = cooccurrence.fill_missing(x_ID, missing_I, graph)
+    x_ID = _source(name, dataset, graph, config)
     parts.append(x_ID * (weight / np.sqrt(x_ID.shape[1])))
-  x_ID = cooccurrence.smooth(
-    np.concatenate(parts, axis=1),
-    graph,
-    config.smooth_hops,
-    config.smooth_alpha,
+  x_ID = np.concatenate(parts, axis=1, dtype=np.float32)
+  hops, alpha = config.smooth_hops, config.smooth_alpha
+  x_ID = cooccurrence.smooth(x_ID, graph, hops, alpha)
+  x_ID -= x_ID.mean(axis=0)
+  return x_ID / np.sqrt(np.mean(np.square(x_ID)))
+
+
+def _source(
+  name: str,
+  dataset: schema.Dataset,
+  graph: scipy.sparse.csr_array,
+  config: VectorConfig,
+) -> np.ndarray:
+  """One source, standardised, with something for every item."""
+  x_ID = SOURCES[name](dataset, graph, config)
+  missing_I = np.logical_not(x_ID.any(axis=1))
+  if missing_I.all():
+    raise UserError(
+      f"config.vectors.sources: '{name}' has no vector for any of "
+      f"{len(x_ID)} items; leave it out, or see whether the data has text or "
+      "training histories of two items."
+    )
+  x_ID = standardise(x_ID, ~missing_I, name)
+  if not missing_I.any():
+    return x_ID
+  x_ID, alone = cooccurrence.fill_missing(x_ID, missing_I, graph)
+  logging.info(
+    "vectors: %d of %d items have no '%s' vector: %d get the mean of their "
+    "neighbours in training histories, %d the mean of all",
+    missing_I.sum(),
+    len(x_ID),
+    name,
+    missing_I.sum() - alone,
+    alone,
   )
-  return standardise(x_ID, np.ones(len(x_ID), bool), "assembled")
+  return x_ID
 
 
 def standardise(x_ID: np.ndarray, known_I: np.ndarray, name: str) -> np.ndarray:
@@ -133,7 +175,12 @@ def standardise(x_ID: np.ndarray, known_I: np.ndarray, name: str) -> np.ndarray:
   """
   mean_D = x_ID[known_I].mean(axis=0, dtype=np.float64)
   std_D = x_ID[known_I].std(axis=0, dtype=np.float64)
-  varies_D = std_D > 1e-6 * np.maximum(np.abs(mean_D), 1e-6)
+  # Relative: a truncated SVD ends in rounding errors where the rank is lower.
+  varies_D = std_D > 1e-5 * np.sqrt(np.mean(np.square(x_ID[known_I])))
+  if not varies_D.any():
+    raise UserError(
+      f"config.vectors.sources: '{name}' gives every item the same vector."
+    )
   if not varies_D.all():
     logging.info(
       "vectors: dropped %d constant dimensions of '%s'",

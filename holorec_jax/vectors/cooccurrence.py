@@ -95,16 +95,25 @@ def smooth(
 
 def fill_missing(
   x_ID: np.ndarray, missing_I: np.ndarray, graph: scipy.sparse.csr_array
-) -> np.ndarray:
+) -> tuple[np.ndarray, int]:
   """Gives items without a vector the weighted mean of their neighbours'.
 
-  Items next to no item with a vector get zero: the mean of standardised x_ID.
+  Args:
+    x_ID: standardised vectors, so that zero is the mean.
+    missing_I: whose rows to replace.
+    graph: symmetric weights, not normalised.
+
+  Returns:
+    x_ID float32, and how many items had no neighbour with a vector: they get
+    zeros.
   """
   known_I = (~missing_I).astype(np.float32)
-  around_ID = graph @ (x_ID * known_I[:, None])
   total_I = graph @ known_I
-  filled_ID = around_ID / np.maximum(total_I, 1e-12)[:, None]
-  return np.where(missing_I[:, None], filled_ID, x_ID).astype(np.float32)
+  mean_ID = graph @ (x_ID * known_I[:, None])
+  mean_ID /= np.maximum(total_I, 1e-12)[:, None]
+  alone = int((missing_I & (total_I == 0)).sum())
+  filled_ID = np.where(missing_I[:, None], mean_ID, x_ID)
+  return filled_ID.astype(np.float32), alone
 
 
 def graph_vectors(

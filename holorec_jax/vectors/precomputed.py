@@ -1,13 +1,13 @@
 """Item vectors that the user brings: .npy, .npz or .parquet.
 
-Which row belongs to which item:
-  .npz      arrays `ids` (item ids) and `vectors`
-  .parquet  a column `id` and either a list column `vector` or numeric columns
-  any       a text file with one item id a line (`ids_path`)
-  .npy      without ids: where all item ids are numbers of 1..rows, row = id - 1
-            (rows of a numbered item table); else as many rows as the dataset
-            has items, in the dataset's order.
-Items of the file that the dataset lacks (filtered out) are skipped.
+Which row belongs to which item, the first that applies:
+  ids_path  a text file with one item id a line, the id of each row
+  .npz      arrays `ids` and `vectors`
+  .parquet  a column `id`, and either a list column `vector` or numeric columns
+  no ids    as many rows as the source's item table: row by row with it, so
+            that filtering items away does not shift anything;
+            as many rows as the data set has items: in their order.
+Rows of items that the data set lacks are skipped.
 """
 
 import pathlib
@@ -15,129 +15,154 @@ import zipfile
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
+import pyarrow.parquet as pq
 from absl import logging
 
+from holorec_jax.data import schema
 from holorec_jax.errors import UserError
+
+Table = tuple[np.ndarray, np.ndarray | None]
 
 
 def load_vectors(
-  path: str, item_ids: np.ndarray, ids_path: str = ""
+  path: str, dataset: schema.Dataset, ids_path: str = ""
 ) -> np.ndarray:
-  """Reads x_ID float32, rows in the order of item_ids.
+  """Reads one vector for each item of the data set.
+
+  Returns:
+    x_ID float32, finite; zeros for an item that the source's item table lacks.
 
   Raises:
-    UserError: file missing or unreadable, not two-dimensional, NaN or Inf,
-      rows that cannot be matched with the items.
+    UserError: file missing or unreadable, not two-dimensional, NaN or Inf, rows
+      that cannot be matched with the items.
   """
-  table, ids = _read(pathlib.Path(path))
+  if not path:
+    raise UserError(
+      "config.vectors.sources has 'precomputed': set config.vectors.path to a "
+      f"file of item vectors ({', '.join(READERS)})."
+    )
+  vectors, ids = _read(pathlib.Path(path))
   if ids_path:
     ids = _read_ids(pathlib.Path(ids_path))
-  if table.ndim != 2 or table.dtype.kind not in "fiu":
+  if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
     raise UserError(
       f"{path}: expected numbers of shape (items, dimensions), got "
-      f"{table.dtype} of shape {table.shape}."
+      f"{vectors.dtype} of shape {vectors.shape}."
     )
-  if ids is not None and len(ids) != len(table):
-    raise UserError(
-      f"{ids_path or path}: {len(ids)} item ids for {len(table)} rows of "
-      f"{path}; there must be one id for each row."
-    )
-  rows_I = _match(path, len(table), ids, item_ids)
-  x_ID = np.asarray(table[rows_I], np.float32)
+  if ids is None:
+    rows_I = _rows_by_place(path, len(vectors), dataset)
+  else:
+    rows_I = _rows_by_id(ids_path or path, len(vectors), ids, dataset.item_ids)
+  x_ID = np.asarray(vectors[rows_I], np.float32)
+  x_ID[rows_I < 0] = 0
   bad = np.flatnonzero(~np.isfinite(x_ID).all(axis=1))
   if bad.size:
     raise UserError(
-      f"{path}: NaN or Inf in {bad.size} rows, the first is row "
-      f"{rows_I[bad[0]]} (item {item_ids[bad[0]]}). Compute these vectors "
-      "again, or write zeros: an item of zeros gets its neighbours' mean."
+      f"{path}: NaN or Inf in the vectors of {bad.size} items, the first is "
+      f"row {rows_I[bad[0]]} (counted from 0), item "
+      f"{dataset.item_ids[bad[0]]}. Compute them again, or write zeros: an "
+      "item of zeros gets the mean of its neighbours in training histories."
     )
   return x_ID
 
 
-def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
-  """The table of vectors and, where the file holds them, its ids."""
-  readers = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
-  if path.suffix not in readers:
+def _read(path: pathlib.Path) -> Table:
+  """The vectors and, where the file holds them, the item ids of its rows."""
+  if path.suffix not in READERS:
     raise UserError(
-      f"{path}: item vectors are read from {', '.join(readers)}, "
-      f"not '{path.suffix}'."
+      f"{path}: item vectors are read from {', '.join(READERS)} files."
     )
   if not path.is_file():
-    raise UserError(
-      f"{path}: no such file; config.vectors.path must name the item vectors."
-    )
+    raise UserError(f"{path}: no such file (config.vectors.path).")
   try:
-    return readers[path.suffix](path)
+    return READERS[path.suffix](path)
   except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
     if isinstance(error, UserError):
       raise
-    raise UserError(f"{path}: not a readable vector file ({error}).") from error
+    raise UserError(f"{path}: cannot be read ({error}).") from error
 
 
-def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, None]:
+def _read_npy(path: pathlib.Path) -> Table:
   return np.load(path, mmap_mode="r", allow_pickle=False), None
 
 
-def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_npz(path: pathlib.Path) -> Table:
   with np.load(path, allow_pickle=False) as arrays:
     if "vectors" not in arrays:
       raise UserError(
-        f"{path}: no array 'vectors' (found: {', '.join(arrays.files)}); "
-        "save with numpy.savez(path, ids=..., vectors=...)."
+        f"{path}: no array 'vectors', only {', '.join(arrays.files)}; save it "
+        "with numpy.savez(path, ids=..., vectors=...)."
       )
     ids = arrays["ids"].astype(str) if "ids" in arrays else None
     return arrays["vectors"], ids
 
 
-def _read_parquet(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
-  table = pa.parquet.read_table(path)
+def _read_parquet(path: pathlib.Path) -> Table:
+  table = pq.read_table(path)
   ids = None
   if "id" in table.column_names:
-    ids = np.array([str(i) for i in table["id"].to_pylist()])
+    ids = schema.strings(table["id"].cast(pa.string())).astype(str)
     table = table.drop_columns(["id"])
   if table.column_names == ["vector"]:
     return np.array(table["vector"].to_pylist()), ids
-  return np.column_stack([c.to_numpy() for c in table.columns]), ids
+  return np.column_stack([column.to_numpy() for column in table.columns]), ids
+
+
+READERS = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}
 
 
 def _read_ids(path: pathlib.Path) -> np.ndarray:
   if not path.is_file():
-    raise UserError(
-      f"{path}: no such file; config.vectors.ids_path must name a text file "
-      "with one item id a line."
-    )
-  return np.array(path.read_text(encoding="utf-8").split("\n"))
+    raise UserError(f"{path}: no such file (config.vectors.ids_path).")
+  lines = path.read_text(encoding="utf-8").splitlines()
+  return np.array([line.strip() for line in lines])
 
 
-def _match(
-  path: str, rows: int, ids: np.ndarray | None, item_ids: np.ndarray
+def _rows_by_place(path: str, rows: int, dataset: schema.Dataset) -> np.ndarray:
+  """Row of each item in a file without ids, -1 for none."""
+  if dataset.item_rows is not None and rows == dataset.table_rows:
+    logging.info("%s: %d rows, those of the item table", path, rows)
+    return dataset.item_rows
+  if rows == dataset.num_items:
+    logging.info("%s: %d rows, in the order of the items", path, rows)
+    return np.arange(rows)
+  table = (
+    f" (and {dataset.table_rows} rows of the item table)"
+    if dataset.table_rows
+    else ""
+  )
+  raise UserError(
+    f"{path}: {rows} rows for {dataset.num_items} items{table}. Give one row "
+    "for each, or set config.vectors.ids_path to a text file with the item id "
+    "of each row, one a line."
+  )
+
+
+def _rows_by_id(
+  where: str, rows: int, ids: np.ndarray, item_ids: np.ndarray
 ) -> np.ndarray:
-  """Row of each item in the file."""
-  if ids is None:
-    if np.char.isdecimal(item_ids.astype(str)).all():
-      number_I = item_ids.astype(np.int64)
-      if number_I.min() >= 1 and number_I.max() <= rows:
-        logging.info("%s: row = item id - 1 (%d rows)", path, rows)
-        return number_I - 1
-    if rows == len(item_ids):
-      logging.info("%s: rows in the order of the dataset's items", path)
-      return np.arange(rows)
+  """Row of each item in a file with ids."""
+  if len(ids) != rows:
     raise UserError(
-      f"{path}: {rows} rows for {len(item_ids)} items. Name a text file with "
-      "the id of each row, one a line, in config.vectors.ids_path."
+      f"{where}: {len(ids)} item ids for {rows} vectors; give each row its id."
     )
+  item_ids = item_ids.astype(str)
   order = np.argsort(ids, kind="stable")
-  twice = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+  ordered = ids[order]
+  twice = np.flatnonzero(ordered[1:] == ordered[:-1])
   if twice.size:
-    raise UserError(f"{path}: item id {ids[order][twice[0]]} occurs twice.")
-  place = np.minimum(np.searchsorted(ids[order], item_ids), len(ids) - 1)
+    first, second = order[twice[0]], order[twice[0] + 1]
+    raise UserError(
+      f"{where}: item id {ids[first]} is that of row {first} and of row "
+      f"{second} (counted from 0); keep one."
+    )
+  place = np.minimum(np.searchsorted(ordered, item_ids), rows - 1)
   rows_I = order[place]
   lacking = np.flatnonzero(ids[rows_I] != item_ids)
   if lacking.size:
     raise UserError(
-      f"{path}: no vector for {lacking.size} of {len(item_ids)} items, the "
-      f"first is item {item_ids[lacking[0]]}. Add their rows, or drop these "
-      "items from the data."
+      f"{where}: no vector for {lacking.size} of {len(item_ids)} items, the "
+      f"first is item {item_ids[lacking[0]]}. Add them; a row of zeros stands "
+      "for an item of which nothing is known."
     )
   return rows_I

@@ -6,6 +6,7 @@ column); besides, every node of a category path is a token of its own, so that
 "Hair Care > Conditioners" and "Baby > Conditioners" differ.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -14,9 +15,9 @@ import sklearn.decomposition
 import sklearn.feature_extraction.text
 import sklearn.preprocessing
 
+from holorec_jax.data.schema import PATH_SEPARATOR
 from holorec_jax.errors import UserError
 
-PATH_SEPARATOR = " > "
 # Scripts that are written without spaces give one token a character.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
@@ -29,7 +30,7 @@ def words(text: str) -> list[str]:
 
 def path_nodes(path: str) -> list[str]:
   """Every prefix of a category path, general to specific, as one string."""
-  names = path.lower().split(PATH_SEPARATOR) if path else []
+  names = path.split(PATH_SEPARATOR) if path else []
   return [PATH_SEPARATOR.join(names[: n + 1]) for n in range(len(names))]
 
 
@@ -38,9 +39,9 @@ def _tokens(document: tuple[str, ...], columns: tuple[str, ...]) -> list[str]:
   for column, text in zip(columns, document):
     found = words(text)
     tokens += found
-    tokens += [f"{a} {b}" for a, b in zip(found, found[1:])]
+    tokens += [f"{a} {b}" for a, b in itertools.pairwise(found)]
     if column == "categories":
-      tokens += [f"/{node}" for node in path_nodes(text)]
+      tokens += [f"/{node}" for node in path_nodes(text.lower())]
   return tokens
 
 

@@ -68,7 +68,8 @@ def build_catalog(
     smoothing: added to every count, so that unseen items stay reachable.
 
   Raises:
-    UserError: when the arrays disagree about the number of items.
+    UserError: when the arrays disagree about the number of items, a code is
+      out of range, or smoothing would leave an item without a share.
   """
   if not len(sids_IRL) == len(codes_IL) == len(item_counts_I):
     raise UserError(
@@ -76,7 +77,12 @@ def build_catalog(
       f" {len(sids_IRL)} and {len(codes_IL)}: they were made from different"
       " data. Fit the semantic ids on this data set."
     )
-  num_codes = max(num_codes, int(codes_IL.max()) + 1)
+  if not smoothing > 0:
+    raise UserError(
+      f"catalog.smoothing is {smoothing}; expected a positive number, since an"
+      " item without training interactions must stay reachable."
+    )
+  num_codes = max(num_codes, int(codes_IL.max(initial=0)) + 1)
   tree = tree_lib.build_tree(codes_IL, num_codes)
   weight_I = item_counts_I.astype(np.float64) + smoothing
   leaf_I = tree.leaf_of_item() - tree.level_start[-2]

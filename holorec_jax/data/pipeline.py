@@ -54,13 +54,13 @@ class PackedBatches(grain.RandomAccessDataSource):
     self._windows = packing.cut_windows(
       dataset.offsets, split.train_end, config.max_history
     )
-    if not len(self._windows):
-      raise UserError(
-        f"data set {dataset.name!r}: no user has two training events, so there"
-        " is nothing to train on. Lower data.k_core or data.min_length's"
-        " opposite filters, or use a data set with longer histories."
-      )
     self._capacity = config.slots_per_row or max(config.max_history, 32)
+    if self._capacity < config.max_history:
+      raise UserError(
+        f"input.slots_per_row is {self._capacity}, less than"
+        f" input.max_history = {config.max_history}: a history must fit into a"
+        " row. Raise slots_per_row, or set it to 0."
+      )
     self._plan = packing.plan_packing(self._windows.length, self._capacity)
     rows = -(-config.targets_per_batch // self._capacity)
     self.rows_per_batch = -(-rows // devices) * devices
@@ -108,8 +108,8 @@ class OneTargetBatches(grain.RandomAccessDataSource):
   ):
     if config.length_buckets[-1] != config.max_history:
       raise UserError(
-        f"train.length_buckets ends at {config.length_buckets[-1]}; the last"
-        f" bucket must be train.max_history = {config.max_history}."
+        f"input.length_buckets ends at {config.length_buckets[-1]}; the last"
+        f" bucket must be input.max_history = {config.max_history}."
       )
     self._items = dataset.items
     self._seed = config.seed
@@ -198,7 +198,13 @@ def make_source(
   """
   if config.rows not in SOURCES:
     raise UserError(
-      f"train.rows is {config.rows!r}, expected one of {sorted(SOURCES)}"
+      f"input.rows is {config.rows!r}, expected one of {sorted(SOURCES)}"
+    )
+  if not np.any(split.train_end >= 2):
+    raise UserError(
+      f"data set {dataset.name!r}: no user has two training events, so there"
+      " is nothing to train on. Use a data set with longer histories, or filter"
+      " less (data.k_core, data.min_rating, data.duplicates)."
     )
   return SOURCES[config.rows](dataset, split, config, devices)
 

@@ -81,7 +81,6 @@ class Items(NamedTuple):
   Attributes:
     item_BK: int32 items; -1 where the beam held no further item.
     score_BK: float32 log-probabilities; -inf where no item.
-    code_BKL: int32 codes of the items; -1 where no item.
   """
 
   item_BK: jax.Array
@@ -129,8 +128,15 @@ def _expand(
   return Beams(node_BW, score_BW), index_BW // fanout
 
 
+def _distinct(excluded_BT: jax.Array) -> jax.Array:
+  """Drops repetitions (to -1): a history may hold an item many times."""
+  sorted_BT = jnp.sort(excluded_BT, axis=1)
+  repeated_BT = sorted_BT[:, 1:] == sorted_BT[:, :-1]
+  return sorted_BT.at[:, 1:].set(jnp.where(repeated_BT, -1, sorted_BT[:, 1:]))
+
+
 def _exhausted(child_BMF, tree, excluded_BT) -> jax.Array:
-  """Leaves all of whose items are excluded for the user."""
+  """Leaves all of whose items are excluded; excluded_BT is distinct."""
   leaf_BT = jnp.where(
     excluded_BT >= 0, tree.leaf_I[jnp.maximum(excluded_BT, 0)], -1
   )
@@ -191,6 +197,8 @@ def beam_search(
   Returns:
     Items and scores, best first; equal scores keep tree order.
   """
+  if excluded_BT is not None:
+    excluded_BT = _distinct(excluded_BT)
   state, log_prob_B1V = start()
   B = log_prob_B1V.shape[0]
   root = Beams(jnp.zeros((B, 1), jnp.int32), jnp.zeros((B, 1), jnp.float32))

@@ -92,38 +92,44 @@ class Reporter:
     self._bar = bar
     self._log_every = log_every
     self._sums: dict[str, float] = {}
+    self._steps = 0
     self._since = time.perf_counter()
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Takes one step's metrics; waits for the step to be done.
 
     Raises:
-      UserError: the loss is not finite.
+      UserError: the loss is not finite, or its gradient (which spoils the
+        parameters one step before the loss shows it).
     """
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    if not math.isfinite(values["loss"]):
-      raise UserError(
-        f"the loss is {values['loss']} at step {step}; training stopped before"
-        " a checkpoint could be spoilt. Lower optim.learning_rate or"
-        " optim.clip_norm and start again in another --workdir, or run again"
-        " to go on from the last checkpoint."
-      )
+    for name, what in (("loss", "loss"), ("gradient_norm", "gradient norm")):
+      if not math.isfinite(values[name]):
+        raise UserError(
+          f"the {what} is {values[name]} at step {step}; training stopped"
+          " before a checkpoint could be spoilt. Lower optim.learning_rate or"
+          " optim.clip_norm and start again in another --workdir, or run again"
+          " to go on from the last checkpoint."
+        )
     self._bar.update()
     for key, value in values.items():
       self._sums[key] = self._sums.get(key, 0.0) + value
+    self._steps += 1
     if step % self._log_every == 0:
-      self._flush(step)
+      self.flush(step)
 
   def validated(self, step: int, metrics: dict[str, float]) -> None:
     """Writes validation metrics."""
     self._writer.write(step, metrics)
     self._bar.set_postfix_str(f"{METRIC} {metrics[METRIC]:.4f}")
     self._since = time.perf_counter()
-    self._sums.clear()
 
-  def _flush(self, step: int) -> None:
+  def flush(self, step: int) -> None:
+    """Writes the means of the steps since the last line, if any."""
+    if not self._steps:
+      return
     targets = self._sums.pop("targets")
-    norm = self._sums.pop("gradient_norm") / self._log_every
+    norm = self._sums.pop("gradient_norm") / self._steps
     means = {f"train/{k}": v / targets for k, v in self._sums.items()}
     now = time.perf_counter()
     speed = targets / (now - self._since)
@@ -135,6 +141,7 @@ class Reporter:
       means | {"train/gradient_norm": norm, "train/targets_per_second": speed},
     )
     self._since = now
+    self._steps = 0
     self._sums.clear()
 
 
@@ -214,6 +221,7 @@ def train(
           continue
         reporter.add(step, pending)
         pending = None
+        reporter.flush(step)
         measured = validate(state.average)
         reporter.validated(step, measured)
         progress.count(step, measured[METRIC], time.perf_counter() - began)

@@ -1,0 +1,51 @@
+"""Exhaustive scoring: the oracle of the beam search.
+
+Every item is a branch whose codes are teacher-forced through the unroll that
+training differentiates, so nothing here is shared with the search but the
+network's level. A beam as wide as the catalogue must agree with it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from holorec_jax.models.generator import Generator
+from holorec_jax.types import Batch
+
+
+def score_all(
+  params: dict,
+  model: Generator,
+  codes_IL: jax.Array,
+  log_share_I: jax.Array,
+  item_BT: jax.Array,
+) -> jax.Array:
+  """Scores the whole catalogue for every user; memory grows with B * I.
+
+  Args:
+    params: the generator's parameters in the compute dtype.
+    model: the generator.
+    codes_IL: identifying codes of the catalogue.
+    log_share_I: log share of each item in its leaf.
+    item_BT: histories, oldest first, left-aligned, -1 where empty.
+
+  Returns:
+    (B, I) float32: sum over levels of log p(code | codes before, history),
+    plus the log share.
+  """
+  B, I = item_BT.shape[0], codes_IL.shape[0]
+  filled_BT = item_BT >= 0
+  last_B1 = jnp.maximum(jnp.sum(filled_BT, axis=1, keepdims=True) - 1, 0)
+  batch = Batch(
+    item_BT=item_BT,
+    segment_BT=filled_BT.astype(jnp.int32),
+    last_BN=jnp.broadcast_to(last_B1, (B, I)),
+    target_BN=jnp.broadcast_to(jnp.arange(I), (B, I)),
+    weight_BN=jnp.ones((B, I), jnp.float32),
+  )
+  outputs = model.apply({"params": params}, batch, codes_IL)
+  score_BI = jnp.broadcast_to(log_share_I, (B, I))
+  for level, output in enumerate(outputs):
+    log_prob_BIV = jax.nn.log_softmax(output.fine_BNV, axis=-1)
+    code_1I1 = codes_IL[None, :, level, None]
+    score_BI += jnp.take_along_axis(log_prob_BIV, code_1I1, axis=-1)[..., 0]
+  return score_BI

@@ -1,4 +1,4 @@
-"""HoloRec on Amazon 2018 Scientific, the small subset: a smoke run of minutes.
+"""HoloRec on Amazon 2018 Scientific, the small subset: a run of minutes.
 
   python launch/run.py --config=configs/scientific_small.py \
     --config.data.path=PATH --workdir=DIR
@@ -6,12 +6,11 @@
 
 from ml_collections import ConfigDict
 
-from configs import holorec
+from configs import beauty
 
 
-def get_config() -> ConfigDict:
-  config = holorec.get_config()
-  config.systems = ("thinking", "non_thinking")
-  config.data.source = "sequences"
+def get_config(variant: str = "thinking") -> ConfigDict:
+  config = beauty.get_config(variant)
   config.data.name = "scientific_small"
+  config.data.text_columns = ()
   return config

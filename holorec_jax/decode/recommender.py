@@ -131,69 +131,60 @@ class Recommender:
       scores.append(np.asarray(answer.score_BK)[:count])
     return np.concatenate(items), np.concatenate(scores)
 
-  def thoughts(self, item_BT: np.ndarray, item_BK: np.ndarray) -> np.ndarray:
+  def thoughts(
+    self, histories: Histories, items_UK: np.ndarray
+  ) -> np.ndarray | None:
     """What the model thought before each code of the given items.
 
     Args:
-      item_BT: padded histories.
-      item_BK: items to explain; entries of -1 yield anything.
+      histories: of the users.
+      items_UK: items to explain; entries of -1 yield anything.
 
     Returns:
-      (B, K, L, V) float32 shares of the coarse codes in each thought.
-
-    Raises:
-      ValueError: this system does not think in codes.
+      (U, K, L, V) float32 shares of the coarse codes in each thought; None for
+      a system that does not think in codes.
     """
-    last_B1 = np.maximum((item_BT >= 0).sum(1, keepdims=True) - 1, 0)
-    batch = Batch(
-      item_BT=item_BT,
-      segment_BT=(item_BT >= 0).astype(np.int32),
-      last_BN=np.broadcast_to(last_B1, item_BK.shape).astype(np.int32),
-      target_BN=np.maximum(item_BK, 0),
-      weight_BN=(item_BK >= 0).astype(np.float32),
-    )
-    outputs = self._unroll(self._params, batch, self._codes_IL)
-    coarse = [output.coarse_BNV for output in outputs]
-    if any(logits is None for logits in coarse):
-      raise ValueError("this system has no thoughts in codes")
-    temperature = self._model.config.thought_temperature
-    return np.stack(
-      [np.asarray(jax.nn.softmax(c / temperature)) for c in coarse], axis=2
-    )
+    shares = []
+    for rows in self._batches(len(histories), ""):
+      outputs = self._follow(histories, rows, items_UK[rows])
+      if outputs[0].coarse_BNV is None:
+        return None
+      temperature = self._model.config.thought_temperature
+      share_LBKV = [
+        jax.nn.softmax(output.coarse_BNV / temperature) for output in outputs
+      ]
+      share_BKLV = np.stack([np.asarray(s) for s in share_LBKV], axis=2)
+      shares.append(share_BKLV[: rows.stop - rows.start])
+    return np.concatenate(shares)
 
   def level_accuracy(
     self, histories: Histories, targets_U: np.ndarray
-  ) -> dict[str, float]:
-    """Teacher-forced accuracy of every level's fine code.
-
-    Returns:
-      {"level_0": share of targets whose first code ranks first, ..}.
-    """
-    hits = np.zeros(self._model.num_levels)
+  ) -> list[float]:
+    """Share of targets whose fine code ranks first, given the codes before."""
+    hits_L = np.zeros(self._model.num_levels)
     for rows in self._batches(len(histories), ""):
-      item_BT = self._pad(histories.padded(rows, self._width))
-      count = rows.stop - rows.start
-      target_B1 = np.zeros((self._batch, 1), np.int32)
-      target_B1[:count, 0] = targets_U[rows]
-      last_B1 = np.maximum((item_BT >= 0).sum(1, keepdims=True) - 1, 0)
-      batch = Batch(
-        item_BT=item_BT,
-        segment_BT=(item_BT >= 0).astype(np.int32),
-        last_BN=last_B1.astype(np.int32),
-        target_BN=target_B1,
-        weight_BN=np.ones_like(target_B1, np.float32),
-      )
-      outputs = self._unroll(
-        self._params, sharding.put_rows(batch, self._mesh), self._codes_IL
-      )
-      gold_BL = np.asarray(self._codes_IL[target_B1[:, 0]])
+      target_B1 = targets_U[rows][:, None]
+      outputs = self._follow(histories, rows, target_B1)
+      gold_BL = np.asarray(self._codes_IL)[target_B1[:, 0]]
       for level, output in enumerate(outputs):
         best_B = np.asarray(jnp.argmax(output.fine_BNV[:, 0], axis=-1))
-        hits[level] += (best_B == gold_BL[:, level])[:count].sum()
-    return {
-      f"level_{level}": float(n / len(histories))
-      for level, n in enumerate(hits)
-    }
+        hits_L[level] += np.sum(best_B[: len(gold_BL)] == gold_BL[:, level])
+    return (hits_L / len(histories)).tolist()
+
+  def _follow(self, histories: Histories, rows: slice, item_BK: np.ndarray):
+    """The decoder's outputs along the codes of the given items."""
+    item_BT = self._pad(histories.padded(rows, self._width))
+    target_BK = self._pad(item_BK)
+    last_B1 = np.maximum((item_BT >= 0).sum(axis=1, keepdims=True) - 1, 0)
+    batch = Batch(
+      item_BT=item_BT,
+      segment_BT=(item_BT >= 0).astype(np.int32),
+      last_BN=np.broadcast_to(last_B1, target_BK.shape).astype(np.int32),
+      target_BN=target_BK,
+      weight_BN=(target_BK >= 0).astype(np.float32),
+    )
+    batch = sharding.put_rows(batch, self._mesh)
+    return self._unroll(self._params, batch, self._codes_IL)
 
   @functools.cached_property
   def _unroll(self):

@@ -36,7 +36,8 @@ class Config:
     data: source, filters, split.
     vectors: what items' content vectors are made of.
     sid: the quantizer.
-    sids_path: JSON of published codes to use instead of fitting; "" to fit.
+    sids_path: JSON of published codes to use instead of fitting; "" to fit. A
+      relative path starts in data.path, as does vectors.path.
     catalog: collisions.
     input: how histories become batches.
     model: the generator's shape.
@@ -73,6 +74,10 @@ class Config:
         "config.input.rows='packed' trains all positions at once, which needs"
         " config.model.causal_history=True; or set input.rows='one_target'."
       )
+
+  def beside_data(self, path: str) -> str:
+    """Relative paths of further inputs start in the data folder."""
+    return str(pathlib.Path(self.data.path) / path) if path else ""
 
   def section(self, *names: str) -> dict:
     """The named sections as plain JSON values, for manifests."""

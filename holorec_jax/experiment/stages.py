@@ -26,7 +26,7 @@ from holorec_jax.experiment import published
 from holorec_jax.experiment.config import SYSTEMS, Config
 from holorec_jax.models.generator import Generator
 from holorec_jax.quantize import collisions, fit, fitted, health
-from holorec_jax.train import checkpoint, loop
+from holorec_jax.train import checkpoint, loop, seal
 from holorec_jax.train.step import Codes, init_params
 from holorec_jax.vectors import assemble
 
@@ -113,7 +113,9 @@ def fit_sids(config: Config, workdir: pathlib.Path) -> None:
     return
   with artifacts.atomic_folder(folder) as partial:
     if config.sids_path:
-      sids_IRL = published.read_sids(config.sids_path, data.dataset.item_ids)
+      sids_IRL = published.read_sids(
+        config.beside_data(config.sids_path), data.dataset.item_ids
+      )
       reconstruction = None
     else:
       quantizer = fit.fit(vectors_ID, config.sid)
@@ -149,9 +151,10 @@ def _vectors(
   inputs = {"dataset": data.content}
   found = _sealed(folder, section, inputs)
   if found is None:
-    vectors_ID = assemble.build_vectors(
-      data.dataset, data.split, config.vectors
+    located = dataclasses.replace(
+      config.vectors, path=config.beside_data(config.vectors.path)
     )
+    vectors_ID = assemble.build_vectors(data.dataset, data.split, located)
     with artifacts.atomic_folder(folder) as partial:
       np.save(partial / "vectors.npy", vectors_ID)
       found = manifest.write_manifest(
@@ -231,12 +234,38 @@ def train(config: Config, workdir: pathlib.Path) -> None:
   for name in config.systems:
     folder = system_folder(config, workdir, name)
     config_fields.check_same_config(
-      folder / "checkpoints",
-      config.section("catalog", "input", "model", "loss", "optim", "train")
-      | {"inputs": {"dataset": data.content, "sids": sids_content}},
+      folder / "checkpoints", _made_from(config, data, sids_content)
     )
     seconds = _train_system(config, data, built, name, folder)
     record_seconds(workdir, f"train/{name}", time.perf_counter() - seconds)
+
+
+def _made_from(config: Config, data: Data, sids_content: str) -> dict:
+  sections = ("catalog", "input", "model", "loss", "optim", "train")
+  return config.section(*sections) | {
+    "inputs": {"dataset": data.content, "sids": sids_content}
+  }
+
+
+def best_steps(
+  config: Config, workdir: pathlib.Path, data: Data, sids_content: str
+) -> dict[str, int]:
+  """The step of every system's best checkpoint.
+
+  Raises:
+    UserError: a system is not trained, or on other data or codes.
+  """
+  steps = {}
+  for name in config.systems:
+    folder = system_folder(config, workdir, name) / "checkpoints"
+    ranked = seal.rank_by_metric(seal.read_metrics(folder))
+    if not ranked:
+      _needs(None, folder, "train")
+    config_fields.check_same_config(
+      folder, _made_from(config, data, sids_content)
+    )
+    steps[name] = ranked[0]
+  return steps
 
 
 def _train_system(

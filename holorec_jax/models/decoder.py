@@ -21,7 +21,7 @@ class Context:
   """What all branches of a user share; computed once per user.
 
   Attributes:
-    layers: per decoder layer, context keys and values (B, C, H, K).
+    layers: per decoder layer, context keys and values (B, H, C, K).
     bias_BHNC: cross-attention bias: visibility and distance; N may be 1.
     start_BND: first decoder input of every branch; N may be 1.
   """
@@ -73,23 +73,27 @@ class DecoderBlock(nn.Module):
     self.cross_norm = RMSNorm()
     self.cross_attention = attention.Attention(*shape)
     self.mlp_norm = RMSNorm()
-    self.mlp = FeedForward(c.d_ff, c.gated_mlp, c.dropout)
-    self.drop = Dropout(c.dropout)
+    self.mlp = FeedForward(c.d_model, c.d_ff, c.gated_mlp, c.dropout)
+    self.self_drop = Dropout(c.dropout)
+    self.cross_drop = Dropout(c.dropout)
+    self.mlp_drop = Dropout(c.dropout)
 
   def __call__(
     self, x_BND, cache, slot, own_bias_HS, context_kv, bias_BHNC, deterministic
   ):
     normed_BND = self.self_norm(x_BND)
-    cache = write_slot(cache, self.self_attention.keys_values(normed_BND), slot)
+    cache = write_slot(cache, self.self_attention.own_keys_values(normed_BND), slot)
     own = attention.attend_own(
       self.self_attention.queries(normed_BND), cache, own_bias_HS
     )
-    x_BND = x_BND + self.drop(self.self_attention.merge(own), deterministic)
+    x_BND = x_BND + self.self_drop(self.self_attention.merge(own), deterministic)
     queries_BNHK = self.cross_attention.queries(self.cross_norm(x_BND))
     read = attention.attend(queries_BNHK, context_kv, bias_BHNC)
-    x_BND = x_BND + self.drop(self.cross_attention.merge(read), deterministic)
+    x_BND = x_BND + self.cross_drop(
+      self.cross_attention.merge(read), deterministic
+    )
     hidden_BND = self.mlp(self.mlp_norm(x_BND), deterministic)
-    return x_BND + self.drop(hidden_BND, deterministic), cache
+    return x_BND + self.mlp_drop(hidden_BND, deterministic), cache
 
 
 class StepDecoder(nn.Module):
@@ -102,12 +106,13 @@ class StepDecoder(nn.Module):
     self.relative_bias = RelativeBias(c.num_heads, bidirectional=False)
     self.blocks = [DecoderBlock(c) for _ in range(c.decoder_layers)]
     self.final_norm = RMSNorm()
-    self.drop = Dropout(c.dropout)
+    self.input_drop = Dropout(c.dropout)
+    self.output_drop = Dropout(c.dropout)
 
   def project_context(self, states_BCD: jax.Array) -> tuple[KeyValues, ...]:
     """Every layer's context keys and values, once per user."""
     return tuple(
-      block.cross_attention.keys_values(states_BCD) for block in self.blocks
+      block.cross_attention.context_keys_values(states_BCD) for block in self.blocks
     )
 
   def step(
@@ -123,12 +128,12 @@ class StepDecoder(nn.Module):
     own_bias_HS = self.relative_bias(distance_S) + attention.mask_to_bias(
       distance_S >= 0
     )
-    x_BND = self.drop(x_BND, deterministic)
+    x_BND = self.input_drop(x_BND, deterministic)
     caches = []
     for block, cache, kv in zip(self.blocks, state.caches, context.layers):
       x_BND, cache = block(
         x_BND, cache, slot, own_bias_HS, kv, context.bias_BHNC, deterministic
       )
       caches.append(cache)
-    x_BND = self.drop(self.final_norm(x_BND), deterministic)
+    x_BND = self.output_drop(self.final_norm(x_BND), deterministic)
     return x_BND, DecodeState(caches=tuple(caches), slot=slot + 1)

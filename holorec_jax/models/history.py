@@ -31,19 +31,22 @@ class EncoderBlock(nn.Module):
     self.attention_norm = RMSNorm()
     self.attention = attention.Attention(c.d_model, c.num_heads, c.head_dim)
     self.mlp_norm = RMSNorm()
-    self.mlp = FeedForward(c.d_ff, c.gated_mlp, c.dropout)
-    self.drop = Dropout(c.dropout)
+    self.mlp = FeedForward(c.d_model, c.d_ff, c.gated_mlp, c.dropout)
+    self.attention_drop = Dropout(c.dropout)
+    self.mlp_drop = Dropout(c.dropout)
 
   def __call__(self, x_BCD, bias_BHCC, deterministic):
     normed_BCD = self.attention_norm(x_BCD)
     mixed = attention.attend(
       self.attention.queries(normed_BCD),
-      self.attention.keys_values(normed_BCD),
+      self.attention.context_keys_values(normed_BCD),
       bias_BHCC,
     )
-    x_BCD = x_BCD + self.drop(self.attention.merge(mixed), deterministic)
+    x_BCD = x_BCD + self.attention_drop(
+      self.attention.merge(mixed), deterministic
+    )
     hidden_BCD = self.mlp(self.mlp_norm(x_BCD), deterministic)
-    return x_BCD + self.drop(hidden_BCD, deterministic)
+    return x_BCD + self.mlp_drop(hidden_BCD, deterministic)
 
 
 class HistoryEncoder(nn.Module):
@@ -65,7 +68,8 @@ class HistoryEncoder(nn.Module):
     )
     self.blocks = [EncoderBlock(c) for _ in range(c.encoder_layers)]
     self.final_norm = RMSNorm()
-    self.drop = Dropout(c.dropout)
+    self.input_drop = Dropout(c.dropout)
+    self.output_drop = Dropout(c.dropout)
 
   def __call__(
     self, code_embeddings_BTLD: jax.Array, segment_BT: jax.Array, deterministic
@@ -95,7 +99,7 @@ class HistoryEncoder(nn.Module):
     bias_BHCC = self.relative_bias(distance_CC)[None] + attention.mask_to_bias(
       mask_BCC[:, None]
     )
-    x_BCD = self.drop(x_BCD, deterministic)
+    x_BCD = self.input_drop(x_BCD, deterministic)
     for block in self.blocks:
       x_BCD = block(x_BCD, bias_BHCC, deterministic)
-    return self.drop(self.final_norm(x_BCD), deterministic)
+    return self.output_drop(self.final_norm(x_BCD), deterministic)

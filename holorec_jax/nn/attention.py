@@ -20,7 +20,7 @@ class KeyValues(NamedTuple):
   """Projected keys and values.
 
   Attributes:
-    key: (B, C, H, K) for a shared context, (B, N, S, H, K) for a cache.
+    key: (B, H, C, K) for a shared context, (B, N, S, H, K) for a cache.
     value: the same shape.
   """
 
@@ -38,15 +38,16 @@ def attend(
 ) -> jax.Array:
   """Attention of N queries to a context that they share -> (B, N, H, K)."""
   logits_BHNC = jnp.einsum(
-    "bnhk,bchk->bhnc",
-    query_BNHK,
+    "bhnk,bhck->bhnc",
+    jnp.swapaxes(query_BNHK, 1, 2),
     context.key,
     preferred_element_type=jnp.float32,
   )
   weights_BHNC = jax.nn.softmax(logits_BHNC + bias_BHNC, axis=-1)
-  return jnp.einsum(
-    "bhnc,bchk->bnhk", weights_BHNC.astype(query_BNHK.dtype), context.value
+  mixed_BHNK = jnp.einsum(
+    "bhnc,bhck->bhnk", weights_BHNC.astype(query_BNHK.dtype), context.value
   )
+  return jnp.swapaxes(mixed_BHNK, 1, 2)
 
 
 def attend_own(
@@ -88,10 +89,19 @@ class Attention(nn.Module):
     """(B, N, D) -> (B, N, H, K)."""
     return self._split(self.query(x_BND))
 
-  def keys_values(self, x_BCD: jax.Array) -> KeyValues:
-    """(B, C, D) -> keys and values (B, C, H, K)."""
+  def own_keys_values(self, x_BND: jax.Array) -> KeyValues:
+    """(B, N, D) -> each branch's next cache slot (B, N, H, K)."""
     return KeyValues(
-      self._split(self.key(x_BCD)), self._split(self.value(x_BCD))
+      self._split(self.key(x_BND)), self._split(self.value(x_BND))
+    )
+
+  def context_keys_values(self, x_BCD: jax.Array) -> KeyValues:
+    """(B, C, D) -> shared keys and values (B, H, C, K).
+
+    Heads go first once, so that no step transposes the context again.
+    """
+    return jax.tree.map(
+      lambda x_BCHK: jnp.swapaxes(x_BCHK, 1, 2), self.own_keys_values(x_BCD)
     )
 
   def merge(self, mixed_BNHK: jax.Array) -> jax.Array:

@@ -36,24 +36,32 @@ class RMSNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-  """Inverted dropout on 8-bit random words: a quarter of the random numbers.
+  """Inverted dropout that drops the same units at every step of an unroll.
 
-  The rate is rounded to 1/256 and the survivors are scaled by the rounded
-  rate, so the expectation is exact.
+  One mask per site and branch, as in recurrent networks (Gal & Ghahramani,
+  arXiv 1512.05287): the steps of a branch share it, so the random numbers of
+  a whole unroll cost as much as those of one step. Masks come from 8-bit
+  words, a quarter of the usual random bits; the rate is rounded to 1/256 and
+  survivors are scaled by the rounded rate, so the expectation is exact.
   """
 
   rate: float
 
-  @nn.compact
+  def setup(self):
+    # Once per apply, not per call: equal calls yield equal masks, which the
+    # compiler then computes once.
+    self.key = self.make_rng("dropout") if self.has_rng("dropout") else None
+
   def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
     dropped = round(self.rate * 256)
     if deterministic or dropped == 0:
       return x
+    width = x.shape[-1]
     words = jax.random.bits(
-      self.make_rng("dropout"), (-(-x.size // 4),), jnp.uint32
+      self.key, (*x.shape[:-1], -(-width // 4)), jnp.uint32
     )
-    octets = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)
-    keep = octets[: x.size].reshape(x.shape) >= dropped
+    octets = [(words >> shift) & 0xFF for shift in (0, 8, 16, 24)]
+    keep = jnp.concatenate(octets, axis=-1)[..., :width] >= dropped
     keep_scale = jnp.asarray(256.0 / (256 - dropped), x.dtype)
     return jnp.where(keep, x * keep_scale, jnp.zeros((), x.dtype))
 
@@ -61,27 +69,30 @@ class Dropout(nn.Module):
 class FeedForward(nn.Module):
   """relu(x W_in) W_out, or the gated form (gelu(x W_gate) * x W_in) W_out."""
 
+  d_model: int
   d_ff: int
   gated: bool
   dropout: float
 
-  @nn.compact
-  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-    d_model = x.shape[-1]
-
-    def dense(name, features, fan_in):
+  def setup(self):
+    def dense(features, fan_in):
       return nn.Dense(
-        features, use_bias=False, kernel_init=scaled_normal(fan_in), name=name
+        features, use_bias=False, kernel_init=scaled_normal(fan_in)
       )
 
-    hidden = dense("wi", self.d_ff, d_model)(x)
+    self.wi = dense(self.d_ff, self.d_model)
     if self.gated:
-      gate = dense("wi_gate", self.d_ff, d_model)(x)
-      hidden = nn.gelu(gate, approximate=True) * hidden
+      self.wi_gate = dense(self.d_ff, self.d_model)
+    self.wo = dense(self.d_model, self.d_ff)
+    self.drop = Dropout(self.dropout)
+
+  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    hidden = self.wi(x)
+    if self.gated:
+      hidden = nn.gelu(self.wi_gate(x), approximate=True) * hidden
     else:
       hidden = nn.relu(hidden)
-    hidden = Dropout(self.dropout)(hidden, deterministic)
-    return dense("wo", d_model, self.d_ff)(hidden)
+    return self.wo(self.drop(hidden, deterministic))
 
 
 def relative_bucket(

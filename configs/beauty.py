@@ -1,0 +1,52 @@
+"""HoloRec on Amazon 2014 Beauty, at most 60 minutes on two CPU cores.
+
+  python launch/run.py --config=configs/beauty.py \
+    --config.data.path=PATH --workdir=DIR
+
+The argument behind a colon picks the system under the same budget:
+  configs/beauty.py                  thinking (the headline)
+  configs/beauty.py:non_thinking     L steps, with alignment heads
+  configs/beauty.py:tiger            one granularity, no alignment, no thoughts
+  configs/beauty.py:published        thinking, on HoloRec's published codes
+"""
+
+from ml_collections import ConfigDict
+
+from configs import holorec
+
+SYSTEM = {
+  "thinking": "thinking",
+  "non_thinking": "non_thinking",
+  "tiger": "plain",
+  "published": "thinking",
+}
+
+
+def get_config(variant: str = "thinking") -> ConfigDict:
+  config = holorec.get_config()
+  config.systems = (SYSTEM[variant],)
+  config.data.source = "sequences"
+  config.data.name = "beauty"
+  config.data.text_columns = ("title", "categories", "brand")
+  config.vectors.sources = ("text", "precomputed", "cooccurrence")
+  config.vectors.path = "minilm.f16.npy"
+  if variant == "tiger":
+    config.sid.dims = (32,)
+  if variant == "published":
+    config.sids_path = "reference_sids/holorec_rows_8_16_32.json"
+  config.input.max_history = 50
+  config.input.slots_per_row = 64
+  config.input.length_buckets = (2, 3, 4, 6, 8, 12, 16, 24, 50)
+  config.model.history = "pooled"
+  config.model.start = "last"
+  config.model.cross_bias = True
+  config.model.encoder_layers = 2
+  config.model.decoder_layers = 1
+  config.model.num_heads = 4
+  config.model.head_dim = 32
+  config.model.d_ff = 512
+  config.model.dropout = 0.2
+  config.optim.learning_rate = 1e-3
+  config.optim.average_decay = 0.998
+  config.train.epochs = 40
+  return config

@@ -1,0 +1,160 @@
+"""The last stage: lists of every system, results.json and report.html."""
+
+import datetime
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from holorec_jax import artifacts, config_fields
+from holorec_jax.catalog import Catalog
+from holorec_jax.data import splits
+from holorec_jax.decode.recommender import Recommender
+from holorec_jax.evaluate import baselines, report, results, targets
+from holorec_jax.experiment import examples, stages
+from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.stages import Data
+from holorec_jax.train import writers
+
+SHOWN_USERS = 3
+SHOWN_ITEMS = 3
+
+
+def evaluate(config: Config, workdir: pathlib.Path) -> None:
+  """Searches for all users, measures, and writes the report."""
+  data = stages.load_data(config, workdir)
+  built, sids_content = stages.load_catalog(config, workdir, data)
+  made_from = {
+    "dataset": data.content,
+    "sids": sids_content,
+    "checkpoints": stages.best_steps(config, workdir, data, sids_content),
+    "search": config.section("search")["search"],
+  }
+  path = workdir / "results.json"
+  if path.exists() and artifacts.read_json(path)["made_from"] == made_from:
+    logging.info("results.json is finished")
+    return
+  began = time.perf_counter()
+  rows = {
+    "test": targets.from_positions(data.dataset, data.split.test),
+    "valid": targets.from_positions(data.dataset, data.split.valid),
+  }
+  systems, accuracy, shown = {}, {}, []
+  for name in config.systems:
+    recommender = stages.load_recommender(config, workdir, built, name)
+    systems[name] = {
+      split: _lists(recommender, part, f"{name}, {split}")
+      for split, part in rows.items()
+    }
+    accuracy[f"fine codes, {name}"] = recommender.level_accuracy(
+      stages.histories_of(rows["valid"]), rows["valid"].items_U
+    )
+    shown = shown or _examples(config, data, built, recommender, rows["test"])
+  stages.record_seconds(workdir, "evaluate", began)
+  tree = results.build(
+    systems,
+    baselines.baseline_lists(
+      data.dataset, data.split, rows["test"], config.search.k
+    ),
+    rows,
+    splits.train_item_counts(data.dataset, data.split),
+    built.codes_IL,
+    artifacts.read_json(workdir / "seconds.json"),
+  )
+  artifacts.write_json(path, tree | {"made_from": made_from})
+  _write_report(config, workdir, built, tree, accuracy, shown)
+
+
+def _lists(
+  recommender: Recommender, rows: targets.Targets, label: str
+) -> targets.Lists:
+  histories = stages.histories_of(rows)
+  kept_UK, _ = recommender.recommend(histories, False, label)
+  unseen_UK, _ = recommender.recommend(histories, True, f"{label}, unseen")
+  return targets.Lists(kept_UK, unseen_UK)
+
+
+def _examples(
+  config: Config,
+  data: Data,
+  built: Catalog,
+  recommender: Recommender,
+  rows: targets.Targets,
+) -> list[dict[str, Any]]:
+  """Recommendations to a few test users, the same in every run."""
+  chosen = np.random.default_rng(0).permutation(len(rows))[:SHOWN_USERS]
+  rows = rows.take(np.sort(chosen))
+  return examples.make_examples(
+    data.dataset,
+    built,
+    examples.name_all(data.dataset, built, config.sid.codes),
+    recommender,
+    stages.histories_of(rows),
+    data.dataset.user_ids[rows.users_U],
+    rows.items_U,
+    SHOWN_ITEMS,
+  )
+
+
+def _write_report(
+  config: Config,
+  workdir: pathlib.Path,
+  built: Catalog,
+  tree: dict[str, Any],
+  accuracy: dict[str, list[float]],
+  shown: list[dict[str, Any]],
+) -> None:
+  resolved = artifacts.read_json(workdir / "config.json")
+  counts = tree["counts"]
+  page = report.render(
+    report.Contents(
+      title=f"HoloRec on {config.data.name or config.data.source}",
+      facts={
+        "Data": f"{counts['test']} test users, {counts['items']} items,"
+        f" split {config.data.split.method}",
+        "Systems": ", ".join(config.systems),
+        "Date": datetime.date.today().isoformat(),
+        "Commit": commit(),
+        "Seed": str(config.train.seed),
+        "Machine": f"{platform.machine()}, {os.cpu_count()} cores",
+      },
+      config=config_fields.flatten(resolved),
+      results=tree,
+      curves=writers.read_metrics(workdir),
+      health=artifacts.read_json(workdir / "sids" / "health.json"),
+      sids_IRL=built.sids_IRL,
+      accuracy=accuracy,
+      examples=shown,
+      commands=["python launch/run.py --config=CONFIG --workdir=DIR"],
+    )
+  )
+  (workdir / "report.html").write_text(page, encoding="utf-8")
+  artifacts.write_json(workdir / "examples.json", shown)
+
+
+def commit() -> str:
+  """The checkout's commit, with a mark for changed files."""
+  command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+  folder = pathlib.Path(__file__).parent
+  try:
+    done = subprocess.run(
+      command, cwd=folder, capture_output=True, text=True, check=True
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return "not a git checkout"
+  return done.stdout.strip()
+
+
+def summarise(config: Config, workdir: pathlib.Path) -> None:
+  """Prints the metrics table, the examples and where the report is."""
+  del config
+  tree = artifacts.read_json(workdir / "results.json")
+  print(results.metrics_table(tree))
+  print()
+  print(examples.as_text(artifacts.read_json(workdir / "examples.json")))
+  print(f"Report: {(workdir / 'report.html').resolve()}")

@@ -1,0 +1,134 @@
+"""The stepwise decoder: cached == uncached, scanned == unrolled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models as tiny
+
+from holorec_jax.nn.layers import relative_bucket
+
+
+def decode_uncached(params, inputs_BNSD, states_BCD, bias_BHNC):
+  """T5's decoder over whole sequences, from its raw weights: no cache."""
+  S = inputs_BNSD.shape[2]
+  distance_SS = jnp.arange(S)[:, None] - jnp.arange(S)
+  bucket_SS = relative_bucket(distance_SS, bidirectional=False)
+  own_bias_HSS = params["relative_bias"]["table"][:, bucket_SS]
+  own_bias_HSS = jnp.where(distance_SS >= 0, own_bias_HSS, -jnp.inf)
+  cross_bias_BNHSC = jnp.swapaxes(bias_BHNC, 1, 2)[:, :, :, None]
+  x_BNSD = inputs_BNSD
+  for number in range(2):
+    block = params[f"blocks_{number}"]
+    normed = rms_norm(x_BNSD, block["self_norm"])
+    x_BNSD += attention(block["self_attention"], normed, normed, own_bias_HSS)
+    normed = rms_norm(x_BNSD, block["cross_norm"])
+    x_BNSD += attention(
+      block["cross_attention"], normed, states_BCD[:, None], cross_bias_BNHSC
+    )
+    hidden = rms_norm(x_BNSD, block["mlp_norm"]) @ block["mlp"]["wi"]["kernel"]
+    x_BNSD += jax.nn.relu(hidden) @ block["mlp"]["wo"]["kernel"]
+  return rms_norm(x_BNSD, params["final_norm"])
+
+
+def rms_norm(x, params):
+  mean_square = jnp.mean(x**2, axis=-1, keepdims=True)
+  return x * (mean_square + 1e-6) ** -0.5 * params["scale"]
+
+
+def attention(params, x_BNSD, memory_BNCD, bias):
+  """Every one of S positions reads all of C; two heads, no scaling."""
+
+  def heads(name, x):
+    projected = x @ params[name]["kernel"]
+    return projected.reshape(*x.shape[:-1], 2, -1)
+
+  key = jnp.broadcast_to(
+    heads("key", memory_BNCD),
+    (*x_BNSD.shape[:2], memory_BNCD.shape[2], 2, 4),
+  )
+  value = jnp.broadcast_to(heads("value", memory_BNCD), key.shape)
+  logits = jnp.einsum("bnshk,bnchk->bnhsc", heads("query", x_BNSD), key)
+  weights = jax.nn.softmax(logits + bias, axis=-1)
+  mixed = jnp.einsum("bnhsc,bnchk->bnshk", weights, value)
+  return mixed.reshape(*x_BNSD.shape[:3], -1) @ params["output"]["kernel"]
+
+
+def unroll_uncached(model, params, batch, codes_IL, outputs):
+  """Thoughts and fine logits from one pass over the whole sequence.
+
+  The sequence takes its thoughts from the cached unroll; that they are what
+  the states of this pass think closes the circle.
+  """
+  bound = model.bind({"params": params})
+  table_LVD = params["code_embedding"]
+  context = bound.open_branches(
+    codes_IL[batch.item_BT], batch.segment_BT, batch.last_BN
+  )
+  embedded = table_LVD[jnp.arange(model.num_levels), codes_IL[batch.item_BT]]
+  states_BCD = bound.encoder(embedded, batch.segment_BT, True)
+  inputs = []
+  for level, output in enumerate(outputs):
+    code_BN = codes_IL[batch.target_BN, level - 1]
+    inputs.append(table_LVD[level - 1, code_BN] if level else context.start_BND)
+    if output.thought_BND is not None:
+      inputs.append(output.thought_BND)
+  decoded_BNSD = decode_uncached(
+    params["decoder"], jnp.stack(inputs, 2), states_BCD, context.bias_BHNC
+  )
+  states = iter(jnp.moveaxis(decoded_BNSD, 2, 0))
+  thoughts, fine = [], []
+  for level in range(model.num_levels):
+    state_BND = next(states)
+    if bound.thought is not None:
+      thought_BND, _ = bound.thought.think(state_BND, level, table_LVD[level])
+      thoughts.append(thought_BND)
+      state_BND = bound.thought.inject(next(states), thought_BND)
+    fine.append(state_BND @ params["fine_head"][level])
+  return thoughts, jnp.stack(fine)
+
+
+def unroll_scanned(model, params, batch, codes_IL):
+  """The levels as the search runs them: fixed slots, a traced slot."""
+  bound = model.bind({"params": params})
+  context = bound.open_branches(
+    codes_IL[batch.item_BT], batch.segment_BT, batch.last_BN
+  )
+  state = bound.start(context, unrolled=False)
+  state, first = bound.level(state, context, 0, None)
+
+  def inner(state, level):
+    code_BN = codes_IL[batch.target_BN, level - 1]
+    state, output = model.apply(
+      {"params": params}, state, context, level, code_BN, method="level"
+    )
+    return state, output.fine_BNV
+
+  levels = jnp.arange(1, model.num_levels)
+  _, rest = jax.lax.scan(inner, state, levels)
+  return jnp.concatenate([first.fine_BNV[None], rest])
+
+
+@pytest.mark.parametrize("thought", tiny.every_thought)
+def test_cached_is_uncached_and_scanned_is_unrolled(thought):
+  catalog = tiny.make_catalog(20, levels=3, codes=5)
+  # Two layers: what a layer caches depends on the layer below.
+  model, params = tiny.make_model(catalog, thought=thought, decoder_layers=2)
+
+  def run(params, batch, codes_IL):
+    outputs = model.apply({"params": params}, batch, codes_IL)
+    return (
+      outputs,
+      unroll_uncached(model, params, batch, codes_IL, outputs),
+      unroll_scanned(model, params, batch, codes_IL),
+    )
+
+  outputs, (thoughts, uncached), scanned = tiny.jit(run)(
+    params, tiny.make_packed(catalog), jnp.asarray(catalog.codes_IL)
+  )
+  unrolled = np.stack([output.fine_BNV for output in outputs])
+  np.testing.assert_allclose(uncached, unrolled, atol=1e-5)
+  np.testing.assert_allclose(scanned, unrolled, atol=1e-5)
+  for output, thought_BND in zip(outputs, thoughts):
+    np.testing.assert_allclose(thought_BND, output.thought_BND, atol=1e-5)
+  assert np.std(unrolled) > 0.1

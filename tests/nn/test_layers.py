@@ -1,0 +1,97 @@
+"""T5's layers against literal numbers and the statistics they promise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from holorec_jax.nn.layers import (
+  Dropout,
+  FeedForward,
+  RelativeBias,
+  RMSNorm,
+  relative_bucket,
+)
+
+
+def test_rms_norm_divides_by_the_root_mean_square():
+  x_BD = jnp.array([[3.0, 4.0], [-6.0, 8.0]])
+  params = {"params": {"scale": jnp.array([1.0, 2.0])}}
+  y_BD = RMSNorm(epsilon=0.0).apply(params, x_BD)
+  rms = np.sqrt(12.5)
+  np.testing.assert_allclose(
+    y_BD, [[3 / rms, 8 / rms], [-3 / rms, 8 / rms]], rtol=1e-6
+  )
+
+
+def test_rms_norm_keeps_bfloat16_and_survives_large_values():
+  x_D = jnp.full((64,), 1e30, jnp.bfloat16)
+  params = {"params": {"scale": jnp.ones(64)}}
+  y_D = RMSNorm().apply(params, x_D * 1e-12)
+  assert y_D.dtype == jnp.bfloat16
+  np.testing.assert_allclose(y_D.astype(np.float32), 1.0, rtol=1e-2)
+
+
+def test_causal_buckets_are_exact_up_to_16_then_logarithmic():
+  distance = np.array([-5, 0, 1, 15, 16, 31, 32, 64, 127, 128, 1000])
+  np.testing.assert_array_equal(
+    relative_bucket(distance, bidirectional=False),
+    [0, 0, 1, 15, 16, 21, 21, 26, 31, 31, 31],
+  )
+
+
+def test_bidirectional_buckets_spend_half_on_keys_to_the_right():
+  distance = np.array([0, 1, 7, 8, 127, 1000, -1, -7, -8, -1000])
+  np.testing.assert_array_equal(
+    relative_bucket(distance, bidirectional=True),
+    [0, 1, 7, 8, 15, 15, 17, 23, 24, 31],
+  )
+
+
+def test_relative_bias_reads_its_table_by_head():
+  module = RelativeBias(num_heads=2, bidirectional=False)
+  table_HQ = jnp.arange(64.0).reshape(2, 32)
+  bias = module.apply({"params": {"table": table_HQ}}, jnp.array([[0, 3]]))
+  np.testing.assert_array_equal(bias, [[[0.0, 3.0]], [[32.0, 35.0]]])
+
+
+def test_feed_forward_is_relu_or_gated_gelu():
+  x_BD = jnp.array([[1.0, -2.0]])
+  kernels = {
+    "wi": {"kernel": jnp.array([[1.0, 2.0, 0.0], [1.0, 0.0, -1.0]])},
+    "wo": {"kernel": jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])},
+  }
+  plain = FeedForward(2, 3, gated=False, dropout=0.0)
+  y_BD = plain.apply({"params": kernels}, x_BD, True)
+  # relu([-1, 2, 2]) = [0, 2, 2].
+  np.testing.assert_allclose(y_BD, [[2.0, 4.0]])
+  gate = {"wi_gate": {"kernel": jnp.array([[0.0, 100.0, 0.0], [0.0] * 3])}}
+  gated = FeedForward(2, 3, gated=True, dropout=0.0)
+  y_BD = gated.apply({"params": kernels | gate}, x_BD, True)
+  # gelu([0, 100, 0]) = [0, 100, 0], times [-1, 2, 2].
+  np.testing.assert_allclose(y_BD, [[0.0, 200.0]], rtol=1e-6)
+
+
+def drop(rate: float, x: jax.Array, seed: int = 0, deterministic=False):
+  rngs = {"dropout": jax.random.key(seed)}
+  return Dropout(rate).apply({}, x, deterministic, rngs=rngs)
+
+
+def test_dropout_keeps_the_expectation():
+  x_X = jnp.ones(40_001)  # Not a multiple of four bytes.
+  y_X = np.asarray(drop(0.1, x_X))
+  kept = 256 / (256 - 26)
+  assert set(np.unique(y_X)) == {np.float32(0), np.float32(kept)}
+  assert abs((y_X == 0).mean() - 26 / 256) < 0.006
+  assert abs(y_X.mean() - 1) < 0.01
+
+
+def test_dropout_is_a_function_of_its_key():
+  x_X = jnp.ones(512)
+  assert np.array_equal(drop(0.5, x_X, 1), drop(0.5, x_X, 1))
+  assert not np.array_equal(drop(0.5, x_X, 1), drop(0.5, x_X, 2))
+
+
+def test_dropout_can_be_off():
+  x_X = jnp.arange(8.0)
+  assert np.array_equal(drop(0.5, x_X, deterministic=True), x_X)
+  assert np.array_equal(drop(0.0, x_X), x_X)

@@ -14,9 +14,11 @@ of it: "polish" tells nothing about a code of nail polishes.
 """
 
 import collections
+import dataclasses
+import functools
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import scipy.sparse
@@ -44,7 +46,23 @@ _AMOUNTS = (
 )
 _STOP_WORDS = sklearn_text.ENGLISH_STOP_WORDS | set(_AMOUNTS.split())
 
-Tokens = tuple[scipy.sparse.csr_array, list[str]]
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """Which item has which token.
+
+  Attributes:
+    has_IF: 1 where an item has a token.
+    names: the F tokens as people read them.
+    share_F: share of all items that have a token.
+  """
+
+  has_IF: scipy.sparse.csr_array
+  names: list[str]
+
+  @functools.cached_property
+  def share_F(self) -> np.ndarray:
+    return self.has_IF.mean(axis=0)
 
 
 def name_codes(
@@ -63,35 +81,36 @@ def name_codes(
     items, "mixed" where nothing sets its items apart.
   """
   absent_I = np.full(len(codes_IL), "", object)
-  nodes_IF, nodes = _count(
-    item_text.get("categories", absent_I), text.path_nodes
-  )
-  brand_I = item_text.get("brand", absent_I)
-  words_IF, words = _count(
-    zip(item_text.get("title", absent_I), brand_I), _phrases
-  )
-  titles = _short_paths(nodes)
-  names = []
+  titles_I = item_text.get("title", absent_I)
+  brands_I = item_text.get("brand", absent_I)
+  nodes = _count(item_text.get("categories", absent_I), text.path_nodes)
+  words = _count(zip(titles_I, brands_I), _phrases)
+  short = _short_paths(nodes.names)
+
+  @functools.cache
+  def background_F(node: int | None) -> np.ndarray:
+    if node is None:
+      return words.share_F
+    members = nodes.has_IF[:, [node]].nonzero()[0]
+    return np.maximum(words.share_F, words.has_IF[members].mean(axis=0))
+
+  def name(items_C: np.ndarray) -> str:
+    if not items_C.size:
+      return ""
+    node = _category(items_C, nodes)
+    said = _words(items_C, words, background_F(node))
+    return _join("" if node is None else short[node], said)
+
+  levels = []
   for codes_I in np.asarray(codes_IL).T:
-    code_VI = _one_hot(codes_I, num_codes)
-    best_V, score_V = _categories(code_VI, nodes_IF, nodes)
-    said = _words(code_VI, best_V, nodes_IF, words_IF, words)
-    names.append(
-      [
-        _join(titles[best_V[v]] if score_V[v] > 0 else "", said[v])
-        if items
-        else ""
-        for v, items in enumerate(code_VI.sum(axis=1))
-      ]
-    )
-  return names
+    ends_V = np.cumsum(np.bincount(codes_I, minlength=num_codes))
+    by_code = np.split(np.argsort(codes_I, kind="stable"), ends_V[:-1])
+    levels.append([name(items_C) for items_C in by_code])
+  return levels
 
 
-def _count(texts, analyse: Callable[..., list[str]]) -> Tokens:
-  """(I, F) which item has which token, and how the tokens are written.
-
-  Case does not count; a token is written as it is most often.
-  """
+def _count(texts: Iterable, analyse: Callable[..., list[str]]) -> Tokens:
+  """Tokens regardless of case, each written as it is most often."""
   counter = sklearn_text.CountVectorizer(
     analyzer=analyse, binary=True, max_features=MAX_TOKENS, dtype=np.float32
   )
@@ -99,7 +118,7 @@ def _count(texts, analyse: Callable[..., list[str]]) -> Tokens:
   try:
     has_IW = counter.fit_transform(texts)
   except ValueError:  # No item has a token.
-    return scipy.sparse.csr_array((len(texts), 0), dtype=np.float32), []
+    return Tokens(scipy.sparse.csr_array((len(texts), 0)), [])
   written_W = counter.get_feature_names_out()
   often_W = np.asarray(has_IW.sum(axis=0)).ravel()
   token_W = np.char.lower(written_W.astype(str))
@@ -107,9 +126,12 @@ def _count(texts, analyse: Callable[..., list[str]]) -> Tokens:
   _, first_F, token_of_W = np.unique(
     token_W[order_W], return_index=True, return_inverse=True
   )
-  merge_WF = _one_hot(token_of_W, len(first_F)).T
+  merge_WF = scipy.sparse.csr_array(
+    (np.ones(len(order_W)), (np.arange(len(order_W)), token_of_W))
+  )
   has_IF = scipy.sparse.csr_array(has_IW)[:, order_W] @ merge_WF
-  return has_IF.minimum(1).tocsr(), written_W[order_W][first_F].tolist()
+  names = written_W[order_W][first_F].tolist()
+  return Tokens(has_IF.minimum(1).tocsr(), names)
 
 
 def _phrases(title_and_brand: tuple[str, str]) -> list[str]:
@@ -128,73 +150,44 @@ def _phrases(title_and_brand: tuple[str, str]) -> list[str]:
   return phrases
 
 
-def _one_hot(codes_I: np.ndarray, num_codes: int) -> scipy.sparse.csr_array:
-  """(V, I)"""
-  items = np.arange(len(codes_I))
-  return scipy.sparse.csr_array(
-    (np.ones(len(items), np.float32), (codes_I, items)),
-    shape=(num_codes, len(items)),
-  )
-
-
 def _scores(
-  code_VI: scipy.sparse.csr_array,
-  tokens_IF: scipy.sparse.csr_array,
-  background_VF: np.ndarray,
+  items_C: np.ndarray,
+  tokens: Tokens,
+  background_F: np.ndarray,
   min_share: float,
-) -> np.ndarray:
-  """The module's score, 0 where a token does not speak for the code."""
-  has_VF = (code_VI @ tokens_IF).toarray()
-  count_V1 = code_VI.sum(axis=1)[:, None]
-  p_VF = (has_VF + PRIOR * background_VF) / (count_V1 + PRIOR)
-  ratio_VF = p_VF / np.maximum(background_VF, 1e-9)
-  score_VF = p_VF * np.log(np.maximum(ratio_VF, 1e-9))
-  enough_V1 = np.maximum(np.minimum(MIN_ITEMS, count_V1), min_share * count_V1)
-  speaks_VF = (has_VF >= enough_V1) & (ratio_VF >= MIN_RATIO)
-  return np.where(speaks_VF, score_VF, 0)
-
-
-def _categories(
-  code_VI: scipy.sparse.csr_array,
-  nodes_IF: scipy.sparse.csr_array,
-  nodes: list[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Each code's telling category and its score (0: none)."""
-  num_codes, num_items = code_VI.shape
-  if not nodes:
-    return np.zeros(num_codes, np.int64), np.zeros(num_codes)
-  share_1F = nodes_IF.sum(axis=0)[None] / num_items
-  score_VF = _scores(code_VI, nodes_IF, share_1F, CATEGORY_SHARE)
+  """The tokens that speak for a code of these items, and their scores."""
+  size = len(items_C)
+  found_F = np.bincount(
+    tokens.has_IF[items_C].indices, minlength=len(tokens.names)
+  )
+  enough = max(min(MIN_ITEMS, size), min_share * size)
+  speaks_K = np.flatnonzero(found_F >= enough)
+  background_K = background_F[speaks_K]
+  p_K = (found_F[speaks_K] + PRIOR * background_K) / (size + PRIOR)
+  ratio_K = p_K / background_K
+  apart_K = ratio_K >= MIN_RATIO
+  return speaks_K[apart_K], (p_K * np.log(ratio_K))[apart_K]
+
+
+def _category(items_C: np.ndarray, nodes: Tokens) -> int | None:
+  """The category that says most of a code's items."""
+  found_K, score_K = _scores(items_C, nodes, nodes.share_F, CATEGORY_SHARE)
+  if not found_K.size:
+    return None
   # Where a category and its only child say the same, the child is meant.
-  depth_F = np.array([node.count(PATH_SEPARATOR) for node in nodes])
-  score_VF *= 1 + 1e-3 * depth_F
-  return score_VF.argmax(axis=1), score_VF.max(axis=1)
+  depth_K = [nodes.names[node].count(PATH_SEPARATOR) for node in found_K]
+  return int(found_K[np.argmax(score_K * (1 + 1e-3 * np.array(depth_K)))])
 
 
 def _words(
-  code_VI: scipy.sparse.csr_array,
-  best_V: np.ndarray,
-  nodes_IF: scipy.sparse.csr_array,
-  words_IF: scipy.sparse.csr_array,
-  words: list[str],
-) -> list[list[str]]:
-  """Of each code, its telling words beyond the category, best first."""
-  num_codes, num_items = code_VI.shape
-  if not words:
-    return [[]] * num_codes
-  background_VF = words_IF.sum(axis=0)[None] / num_items
-  if nodes_IF.shape[1]:
-    member_VI = nodes_IF[:, best_V].T.tocsr()
-    size_V1 = np.maximum(member_VI.sum(axis=1), 1)[:, None]
-    inside_VF = (member_VI @ words_IF).toarray() / size_V1
-    background_VF = np.maximum(background_VF, inside_VF)
-  score_VF = _scores(code_VI, words_IF, background_VF, WORD_SHARE)
-  score_VF *= np.where([" " in word for word in words], PHRASE_BONUS, 1)
-  order_VK = np.argsort(-score_VF, axis=1, kind="stable")[:, :32]
-  return [
-    [words[k] for k in order_K if score_F[k] > 0]
-    for order_K, score_F in zip(order_VK, score_VF)
-  ]
+  items_C: np.ndarray, words: Tokens, background_F: np.ndarray
+) -> list[str]:
+  """A code's telling words, best first."""
+  found_K, score_K = _scores(items_C, words, background_F, WORD_SHARE)
+  said = [words.names[word] for word in found_K]
+  score_K = score_K * [PHRASE_BONUS if " " in word else 1 for word in said]
+  return [said[k] for k in np.argsort(-score_K, kind="stable")]
 
 
 def _short_paths(nodes: list[str]) -> list[str]:
@@ -210,10 +203,11 @@ def _short_paths(nodes: list[str]) -> list[str]:
 def _join(category: str, words: list[str]) -> str:
   said: list[str] = []
   for word in words:
+    if len(said) == MAX_WORDS:
+      break
     if not any(_overlap(word, other) for other in [category, *said]):
       said.append(word)
-  parts = [category, ", ".join(said[:MAX_WORDS])]
-  return ": ".join(filter(None, parts)) or "mixed"
+  return ": ".join(filter(None, [category, ", ".join(said)])) or "mixed"
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -46,7 +46,7 @@ class VectorConfig:
   decay: float = 1.0
   neighbours: int = 50
   smooth_hops: int = 3
-  smooth_alpha: float = 0.3
+  smooth_alpha: float = 0.1
   seed: int = 0
 
   def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ Only training events may be given: whatever enters the graph enters the codes.
 import numpy as np
 import scipy.sparse
 import sklearn.decomposition
+from tqdm import tqdm
 
 
 def item_graph(
@@ -39,25 +40,33 @@ def item_graph(
     (I, I) float32 CSR, symmetric, no self-loops.
   """
   graph = scipy.sparse.csr_array((num_items, num_items), dtype=np.float32)
-  for distance in range(1, window + 1):
+  distances = tqdm(range(1, window + 1), desc="item graph", unit="distance")
+  for distance in distances:
     left, right = items_E[:-distance], items_E[distance:]
     pair = (users_E[:-distance] == users_E[distance:]) & (left != right)
     weight = np.full(int(pair.sum()), decay ** (distance - 1), np.float32)
     graph = graph + scipy.sparse.csr_array(
       (weight, (left[pair], right[pair])), shape=graph.shape
     )
-  graph = _strongest((graph + graph.T).tocsr(), neighbours)
+  graph = (graph + graph.T).tocsr()
+  graph.sort_indices()
+  graph = _strongest(graph, neighbours)
   return graph.maximum(graph.T).tocsr()
 
 
-def _strongest(graph: scipy.sparse.csr_array, count: int):
-  row = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
-  order = np.lexsort((graph.indices, -graph.data, row))
-  rank = np.arange(len(row)) - graph.indptr[row]
-  kept = order[rank < count]
-  return scipy.sparse.csr_array(
-    (graph.data[kept], (row[kept], graph.indices[kept])), shape=graph.shape
-  )
+def _strongest(
+  graph: scipy.sparse.csr_array, count: int
+) -> scipy.sparse.csr_array:
+  """Every row's `count` largest entries."""
+  kept = np.ones(graph.nnz, bool)
+  crowded = np.flatnonzero(np.diff(graph.indptr) > count)
+  for row in tqdm(crowded, desc="neighbours", unit="item"):
+    start, end = graph.indptr[row : row + 2]
+    order = np.argsort(-graph.data[start:end], kind="stable")
+    kept[start + order[count:]] = False
+  graph.data[~kept] = 0
+  graph.eliminate_zeros()
+  return graph
 
 
 def normalise(graph: scipy.sparse.csr_array) -> scipy.sparse.csr_array:

@@ -14,10 +14,12 @@ import numpy as np
 import sklearn.decomposition
 import sklearn.feature_extraction.text
 import sklearn.preprocessing
+from tqdm import tqdm
 
 from holorec_jax.data.schema import PATH_SEPARATOR
 from holorec_jax.errors import UserError
 
+MAX_TOKENS = 100_000
 # Scripts that are written without spaces give one token a character.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
@@ -75,11 +77,14 @@ def text_vectors(
     analyzer=lambda document: _tokens(document, columns),
     min_df=2,
     max_df=0.5,
+    max_features=MAX_TOKENS,
     sublinear_tf=True,
     dtype=np.float32,
   )
   try:
-    tfidf_IF = vectorizer.fit_transform(documents)
+    tfidf_IF = vectorizer.fit_transform(
+      tqdm(documents, desc="item texts", unit="item")
+    )
   except ValueError as error:
     raise UserError(
       "vectors: no word is shared by two items and yet not by half of all "

@@ -4,16 +4,17 @@ An MLP autoencoder whose latent is quantized once per granularity row; a row
 reads a prefix of the latent and of the codebooks that all rows share. HoloRec
 (arXiv 2606.15331) fixes the losses `reconstruction` and `quantization`; of the
 holistic loss only the aim is known, and its obvious form trains nothing, see
-`holistic_loss`.
+`NestedQuantizer`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from holorec_jax.errors import UserError
 from holorec_jax.quantize import residual
@@ -48,7 +49,7 @@ class NestedConfig:
   levels: int = 4
   codes: int = 256
   hidden: tuple[int, ...] = (512, 256, 128)
-  holistic: str = "cumulative"
+  holistic: str = "decode"
   commitment: float = 0.25
   batch_size: int = 1024
   learning_rate: float = 1e-3
@@ -134,38 +135,53 @@ def quantization_loss(rows: Sequence[residual.Chain], mu: float) -> jax.Array:
   return jnp.mean(jnp.stack(pulls))
 
 
-def holistic_loss(
-  rows: Sequence[residual.Chain],
-  z_BD: jax.Array,
-  x_BW: jax.Array,
-  decode: Callable[[jax.Array], jax.Array],
-  config: NestedConfig,
-) -> jax.Array:
-  """L_holo: every granularity must rebuild the whole item on its own.
+def cumulative_loss(rows: Sequence[residual.Chain], mu: float) -> jax.Array:
+  """L_holo `cumulative`: a row's codes are pulled as a whole, by their sum."""
+  pulls = [pull(row.residuals[0], row.total_Bd, mu) for row in rows]
+  return jnp.mean(jnp.stack(pulls))
 
-  MSE(straight_through(zhat_r), z[:d_r]) would be the obvious loss, and its
-  gradient is zero: the straight-through z cancels against the target z.
-  `cumulative` therefore pulls the sum of a row's codes as a whole;
-  `decode` decodes each coarser row, padded with zeros, to the item's vector.
+
+def rows_to_decode(
+  num_items: int, num_rows: int, holistic: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which granularity each item of a batch is decoded from; (B,) of 0..R-1.
+
+  With `decode` every other item takes a coarse row, in turn: the means over
+  both halves estimate L_rec and L_holo without bias, as batches are shuffled,
+  in one decoder pass where the sum over rows takes R.
+
+  Returns:
+    row_B, and the items that stand for the fine row.
   """
-  if config.holistic == "cumulative":
-    losses = [
-      pull(row.residuals[0], row.total_Bd, config.commitment) for row in rows
-    ]
-  elif config.holistic == "decode" and len(rows) > 1:
-    width = z_BD.shape[-1]
-    losses = []
-    for row in rows[:-1]:
-      zhat_Bd = straight_through(row.residuals[0], row.total_Bd)
-      pad = ((0, 0), (0, width - zhat_Bd.shape[-1]))
-      losses.append(mse(decode(jnp.pad(zhat_Bd, pad)), x_BW))
-  else:
-    return jnp.zeros(())
-  return jnp.mean(jnp.stack(losses))
+  item_B = np.arange(num_items)
+  row_B = np.full(num_items, num_rows - 1)
+  if holistic == "decode" and num_rows > 1:
+    row_B = np.where(item_B % 2, item_B // 2 % (num_rows - 1), row_B)
+  return row_B, row_B == num_rows - 1
+
+
+def granular_latent(
+  rows: Sequence[residual.Chain], row_B: np.ndarray
+) -> jax.Array:
+  """Item b as row row_B[b] tells it, zeros after its d_r; straight through."""
+  width = rows[-1].total_Bd.shape[-1]
+  zhat_BD = jnp.zeros((len(row_B), width))
+  for r, row in enumerate(rows):
+    zhat_Bd = straight_through(row.residuals[0], row.total_Bd)
+    pad = ((0, 0), (0, width - zhat_Bd.shape[-1]))
+    mine_B1 = (row_B == r)[:, None]
+    zhat_BD += jnp.where(mine_B1, jnp.pad(zhat_Bd, pad), 0.0)
+  return zhat_BD
 
 
 class NestedQuantizer(nn.Module):
-  """Item vectors -> losses; params: encoder, decoder, codebooks (L, V, D)."""
+  """Item vectors -> losses; params: encoder, decoder, codebooks (L, V, D).
+
+  L_holo asks that every granularity rebuilds the whole item on its own. Its
+  obvious form, MSE(straight_through(zhat_r), z[:d_r]), has no gradient: the
+  straight-through z cancels against the target z. `cumulative` pulls sums of
+  codes; `decode` decodes coarse rows, padded with zeros, to the item's vector.
+  """
 
   config: NestedConfig
 
@@ -177,13 +193,18 @@ class NestedQuantizer(nn.Module):
       nn.initializers.normal(0.1),
       (config.levels, config.codes, config.dims[-1]),
     )
-    decode = _decoder(config, x_BW.shape[-1], "decoder")
     z_BD = _encoder(config, "encoder")(x_BW)
     rows = residual.rows(z_BD, codebooks_LVD, config.dims)
+    row_B, fine_B = rows_to_decode(len(x_BW), len(rows), config.holistic)
+    decode = _decoder(config, x_BW.shape[-1], "decoder")
+    xhat_BW = decode(granular_latent(rows, row_B))
+    error_B = jnp.mean((xhat_BW - x_BW) ** 2, -1)
+    if config.holistic == "cumulative":
+      holistic = cumulative_loss(rows, config.commitment)
+    else:
+      holistic = jnp.sum(error_B * ~fine_B) / max(1, np.sum(~fine_B))
     return {
-      "reconstruction": mse(
-        decode(straight_through(z_BD, rows[-1].total_Bd)), x_BW
-      ),
+      "reconstruction": jnp.sum(error_B * fine_B) / np.sum(fine_B),
       "quantization": quantization_loss(rows, config.commitment),
-      "holistic": holistic_loss(rows, z_BD, x_BW, decode, config),
+      "holistic": holistic,
     }

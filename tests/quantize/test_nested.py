@@ -63,26 +63,52 @@ def test_the_obvious_holistic_loss_has_exactly_no_gradient():
     np.testing.assert_array_equal(grad, np.zeros_like(grad))
 
 
-def test_cumulative_holistic_loss_by_hand():
-  # One level, codes +-1: z = 0.5 goes to 1 in both rows.
+def _rows_by_hand():
+  # One level, codes +-1: z = (0.5, 0) goes to (1, 1).
   books_LVD = jnp.array([[[1.0, 1.0], [-1.0, -1.0]]])
-  z_BD = jnp.array([[0.5, 0.0]])
-  rows = residual.rows(z_BD, books_LVD, (1, 2))
-  config = nested.NestedConfig(dims=(1, 2), levels=1, codes=2, commitment=0.25)
-  loss = nested.holistic_loss(rows, z_BD, z_BD, lambda z: z, config)
+  return residual.rows(jnp.array([[0.5, 0.0]]), books_LVD, (1, 2))
+
+
+def test_cumulative_holistic_loss_by_hand():
+  loss = nested.cumulative_loss(_rows_by_hand(), 0.25)
   np.testing.assert_allclose(loss, 1.25 * (0.25 + (0.25 + 1) / 2) / 2)
 
 
-def test_decode_pads_coarse_rows_with_zeros():
-  books_LVD = jnp.array([[[1.0, 1.0], [-1.0, -1.0]]])
-  z_BD = jnp.array([[0.5, 0.0]])
-  rows = residual.rows(z_BD, books_LVD, (1, 2))
-  config = nested.NestedConfig(
-    dims=(1, 2), levels=1, codes=2, holistic="decode"
+def test_coarse_rows_are_decoded_with_zeros_behind():
+  rows = _rows_by_hand()
+  assert nested.granular_latent(rows, np.array([0])).tolist() == [[1.0, 0.0]]
+  assert nested.granular_latent(rows, np.array([1])).tolist() == [[1.0, 1.0]]
+
+
+def test_decode_gives_half_of_the_batch_to_the_coarse_rows():
+  row_B, fine_B = nested.rows_to_decode(8, 3, "decode")
+  assert row_B.tolist() == [2, 0, 2, 1, 2, 0, 2, 1]
+  assert fine_B.tolist() == [True, False] * 4
+  for lone in (
+    nested.rows_to_decode(4, 3, "cumulative"),
+    nested.rows_to_decode(4, 1, "decode"),
+  ):
+    assert lone[1].all()
+
+
+def test_one_pass_over_mixed_rows_equals_a_pass_per_row():
+  # With equal items the sample of rows per item is the mean over rows.
+  config = nested.NestedConfig(**CONFIG | {"dims": (1, 2, 4)})
+  x_BW = jnp.ones((8, 5)) * jnp.arange(5.0)
+  model = nested.NestedQuantizer(config)
+  params = jax.jit(model.init)(jax.random.key(0), x_BW)["params"]
+  losses = model.apply({"params": params}, x_BW)
+  z_BD = nested.encode(params, x_BW, config)
+  errors = []
+  for dim, row in zip(
+    config.dims, residual.rows(z_BD, params["codebooks"], config.dims)
+  ):
+    zhat_BD = jnp.pad(row.total_Bd, ((0, 0), (0, 4 - dim)))
+    errors.append(nested.mse(nested.decode(params, zhat_BD, 5, config), x_BW))
+  np.testing.assert_allclose(losses["reconstruction"], errors[2], rtol=1e-5)
+  np.testing.assert_allclose(
+    losses["holistic"], (errors[0] + errors[1]) / 2, rtol=1e-5
   )
-  x_BW = jnp.array([[3.0, 4.0]])
-  loss = nested.holistic_loss(rows, z_BD, x_BW, lambda z: z, config)
-  np.testing.assert_allclose(loss, ((3 - 1) ** 2 + 4**2) / 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""HoloRec on Amazon 2014 Beauty, at most 60 minutes on two CPU cores.
+r"""HoloRec on Amazon 2014 Beauty, at most 60 minutes on two CPU cores.
 
   python launch/run.py --config=configs/beauty.py \
     --config.data.path=PATH --workdir=DIR

@@ -1,4 +1,4 @@
-"""HoloRec on Amazon 2018 Scientific, the small subset: a run of minutes.
+r"""HoloRec on Amazon 2018 Scientific, the small subset: a run of minutes.
 
   python launch/run.py --config=configs/scientific_small.py \
     --config.data.path=PATH --workdir=DIR

@@ -1,4 +1,4 @@
-"""HoloRec on Amazon 2014 Toys: the hyperparameters of Beauty, untouched.
+r"""HoloRec on Amazon 2014 Toys: the hyperparameters of Beauty, untouched.
 
   python launch/run.py --config=configs/toys.py \
     --config.data.path=PATH --workdir=DIR

@@ -1,4 +1,4 @@
-"""All stages of a run; those that are finished are not run again.
+r"""All stages of a run; those that are finished are not run again.
 
   python launch/run.py --config=configs/beauty.py \
     --config.data.path=PATH --workdir=DIR

@@ -1,5 +1,6 @@
 """Flags and error handling that all stages share."""
 
+import logging as python_logging
 import os
 import pathlib
 import sys
@@ -19,12 +20,16 @@ from holorec_jax.experiment.config import Config, load_config
 CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
-  "Config file, such as configs/beauty.py. Any leaf can be overridden:"
-  " --config.train.epochs=10.",
+  "Config file, such as configs/beauty.py. Any leaf can be overridden, as in"
+  " --config.train.epochs=10; the docstring of holorec_jax/experiment/config.py"
+  " leads to what each leaf means, WORKDIR/config.json lists them all.",
   lock_config=True,
 )
 WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Folder of the run. The same command goes on where it was."
+  "workdir",
+  None,
+  "Folder of the run: all results go there. The same command goes on where it"
+  " stopped; another config needs another folder.",
 )
 
 
@@ -36,9 +41,14 @@ def run(*stages: Callable[[Config, pathlib.Path], None]) -> None:
       raise UserError(f"unknown argument {argv[1]!r}; see --help")
     workdir = pathlib.Path(WORKDIR.value)
     config = load_config(CONFIG.value, workdir)
+    # JAX announces every accelerator that it does not find.
+    python_logging.getLogger("jax").setLevel(python_logging.WARNING)
     for stage in stages:
       stage(config, workdir)
 
+  for flag in ("config", "workdir"):
+    # So that --help of every script explains them.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag])
   flags.mark_flags_as_required(["config", "workdir"])
   logging.set_verbosity(logging.INFO)
   try:

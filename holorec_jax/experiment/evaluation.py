@@ -64,7 +64,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     rows,
     splits.train_item_counts(data.dataset, data.split),
     built.codes_IL,
-    artifacts.read_json(workdir / "seconds.json"),
+    artifacts.read_json(workdir / "seconds.json")
+    | stages.train_seconds(config, workdir),
   )
   artifacts.write_json(path, tree | {"made_from": made_from})
   _write_report(config, workdir, built, tree, accuracy, shown)

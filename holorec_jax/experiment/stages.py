@@ -236,8 +236,21 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     config_fields.check_same_config(
       folder / "checkpoints", _made_from(config, data, sids_content)
     )
-    seconds = _train_system(config, data, built, name, folder)
-    record_seconds(workdir, f"train/{name}", time.perf_counter() - seconds)
+    progress = seal.read_loop(folder / "checkpoints")
+    if progress is not None and progress["finished"]:
+      logging.info("%s is trained", name)
+      continue
+    _train_system(config, data, built, name, folder)
+
+
+def train_seconds(config: Config, workdir: pathlib.Path) -> dict[str, float]:
+  """Training time of every system, restarts included, and their sum."""
+  seconds = {}
+  for name in config.systems:
+    folder = system_folder(config, workdir, name) / "checkpoints"
+    progress = seal.read_loop(folder)
+    seconds[f"train/{name}"] = round(progress["seconds"], 1) if progress else 0.0
+  return {"train": sum(seconds.values()), **seconds}
 
 
 def _made_from(config: Config, data: Data, sids_content: str) -> dict:
@@ -274,7 +287,7 @@ def _train_system(
   built: catalog.Catalog,
   name: str,
   folder: pathlib.Path,
-) -> float:
+) -> None:
   mesh = sharding.make_mesh()
   model = make_generator(config, built, name)
   source = pipeline.make_source(
@@ -292,7 +305,7 @@ def _train_system(
   rows = rows.take(np.sort(sample[: config.train.valid_users]))
   recommender = Recommender(
     model,
-    init_params(model, config.train.seed),
+    {},  # every validation brings its own parameters
     built,
     mesh,
     config.input.max_history,
@@ -330,7 +343,6 @@ def _train_system(
     progress.best_step,
     progress.seconds,
   )
-  return progress.seconds
 
 
 def load_recommender(

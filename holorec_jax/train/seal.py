@@ -78,3 +78,11 @@ def read_metrics(
       with contextlib.suppress(UserError):
         metrics[int(path.parent.name)] = read_json(path).get("metric")
   return metrics
+
+
+def read_loop(folder: str | os.PathLike[str]) -> Mapping[str, Any] | None:
+  """The training loop's own state in the newest checkpoint, or None."""
+  steps = read_metrics(folder)
+  if not steps:
+    return None
+  return read_json(pathlib.Path(folder) / str(max(steps)) / SEAL)["loop"]

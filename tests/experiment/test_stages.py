@@ -1,0 +1,156 @@
+"""A whole run on a tiny synthetic data set, and what it refuses."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from holorec_jax.data.config import DataConfig
+from holorec_jax.data.pipeline import PipelineConfig
+from holorec_jax.data.synthetic import SyntheticConfig
+from holorec_jax.decode.recommender import SearchConfig
+from holorec_jax.errors import UserError
+from holorec_jax.evaluate import metrics
+from holorec_jax.experiment import evaluation, recommendation, stages
+from holorec_jax.experiment.config import Config, as_config_dict, load_config
+from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.quantize.nested import NestedConfig
+from holorec_jax.train.loop import TrainConfig
+from holorec_jax.vectors.assemble import VectorConfig
+
+TINY = Config(
+  systems=("thinking", "non_thinking"),
+  data=DataConfig(
+    source="synthetic", synthetic=SyntheticConfig(users=120, items=60)
+  ),
+  vectors=VectorConfig(text_dims=16, cooccurrence_dims=8),
+  sid=NestedConfig(
+    dims=(2, 4), levels=2, codes=8, hidden=(16,), steps=60, warmup_steps=20
+  ),
+  input=PipelineConfig(max_history=8, targets_per_batch=256),
+  model=GeneratorConfig(
+    d_model=16,
+    num_heads=2,
+    head_dim=8,
+    d_ff=32,
+    encoder_layers=1,
+    decoder_layers=1,
+    history="pooled",
+  ),
+  train=TrainConfig(epochs=2, evaluate_every=1, valid_users=40),
+  search=SearchConfig(beam=20, k=20, batch=64),
+)
+
+
+def run_all(config, workdir):
+  config = load_config(as_config_dict(config), workdir)
+  for stage in (
+    stages.prepare_data,
+    stages.fit_sids,
+    stages.train,
+    evaluation.evaluate,
+  ):
+    stage(config, workdir)
+  return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run")
+  return run_all(TINY, workdir), workdir
+
+
+def test_workdir_holds_every_artefact(finished):
+  _, workdir = finished
+  for name in (
+    "config.json",
+    "dataset/manifest.json",
+    "vectors/manifest.json",
+    "sids/sids.npy",
+    "sids/health.json",
+    "checkpoints",
+    "systems/non_thinking/checkpoints",
+    "metrics.jsonl",
+    "results.json",
+    "report.html",
+  ):
+    assert (workdir / name).exists(), name
+  sids_IRL = np.load(workdir / "sids" / "sids.npy")
+  assert sids_IRL.dtype == np.int32
+  assert sids_IRL.shape[1:] == (2, 2)
+
+
+def test_results_have_the_promised_schema(finished):
+  _, workdir = finished
+  tree = json.loads((workdir / "results.json").read_text())
+  names = set(metrics.names())
+  for part in (tree["test"], tree["valid"]):
+    assert set(part) == {"item", "item_unseen", "sid"}
+    assert set(part["item"]) == names
+  assert set(tree["baselines"]) == {"popularity", "item_knn"}
+  assert tree["valid_fraction"] == 1.0
+  assert {"fit_sids", "train", "evaluate"} <= set(tree["seconds"])
+  # A code string that equals the target's holds the target item.
+  assert tree["test"]["sid"]["recall@1"] >= tree["test"]["item"]["recall@1"]
+
+
+def test_finished_stages_do_not_run_again(finished):
+  config, workdir = finished
+  kept = {
+    path: path.stat().st_mtime_ns
+    for path in workdir.rglob("*")
+    if path.is_file()
+  }
+  run_all(config, workdir)
+  assert kept == {
+    path: path.stat().st_mtime_ns
+    for path in workdir.rglob("*")
+    if path.is_file()
+  }
+
+
+def test_another_config_is_refused_by_field(finished):
+  config, workdir = finished
+  other = dataclasses.replace(
+    config, train=dataclasses.replace(config.train, epochs=3)
+  )
+  with pytest.raises(UserError, match=r"train.epochs: 2 -> 3"):
+    load_config(as_config_dict(other), workdir)
+
+
+def test_changed_codes_are_refused(finished, tmp_path):
+  config, workdir = finished
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+  sids_IRL = np.load(copy / "sids" / "sids.npy")
+  np.save(copy / "sids" / "sids.npy", sids_IRL[::-1])
+  with pytest.raises(UserError, match=r"sids\.npy was changed"):
+    stages.train(config, copy)
+
+
+def test_stages_name_the_one_that_is_missing(tmp_path):
+  config = load_config(as_config_dict(TINY), tmp_path)
+  with pytest.raises(UserError, match="prepare_data"):
+    stages.fit_sids(config, tmp_path)
+  stages.prepare_data(config, tmp_path)
+  with pytest.raises(UserError, match="fit_sids"):
+    stages.train(config, tmp_path)
+
+
+def test_recommendations_show_titles_and_thoughts(finished, capsys):
+  config, workdir = finished
+  user = str(stages.load_data(config, workdir).dataset.user_ids[5])
+  recommendation.recommend(config, workdir, [user], "thinking", 2)
+  printed = capsys.readouterr().out
+  assert f"User {user}" in printed
+  assert printed.count("thinks ") == 2 * 2
+  recommendation.recommend(config, workdir, [user], "non_thinking", 2)
+  assert "thinks " not in capsys.readouterr().out
+
+
+def test_unknown_user_is_named(finished):
+  config, workdir = finished
+  with pytest.raises(UserError, match="nobody"):
+    recommendation.recommend(config, workdir, ["nobody"], "thinking", 2)

@@ -28,8 +28,9 @@ class PipelineConfig:
     max_history: most items of a history.
     targets_per_batch: targets of a batch, about; rounded up to whole rows on
       every device.
-    slots_per_row: length of a packed row; 0 takes the longest history or 32,
-      whichever is more.
+    slots_per_row: length of a packed row; 0 takes the least multiple of
+      max_history from 32 on. (Full windows of 20 would leave 12 of 32 slots
+      empty where all histories are long.)
     length_buckets: history lengths that one_target rows are padded to; the
       last must be max_history.
     seed: of the order.
@@ -54,7 +55,8 @@ class PackedBatches(grain.RandomAccessDataSource):
     self._windows = packing.cut_windows(
       dataset.offsets, split.train_end, config.max_history
     )
-    self._capacity = config.slots_per_row or max(config.max_history, 32)
+    whole_rows = config.max_history * -(-32 // config.max_history)
+    self._capacity = config.slots_per_row or whole_rows
     if self._capacity < config.max_history:
       raise UserError(
         f"input.slots_per_row is {self._capacity}, less than"

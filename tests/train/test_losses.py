@@ -1,0 +1,153 @@
+"""Losses by hand, from literal logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from holorec_jax.models.generator import LevelOutput
+from holorec_jax.train.losses import LossConfig, cross_entropy, generator_loss
+
+# Probabilities of three codes; the log of them are logits.
+SHARES = np.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]])
+LOGITS = jnp.log(SHARES) + 3.0  # A constant changes nothing.
+
+
+def test_cross_entropy_is_minus_log_probability():
+  loss_BN = cross_entropy(LOGITS, jnp.array([[0, 1]]))
+  np.testing.assert_allclose(loss_BN, -np.log([[0.5, 0.1]]), rtol=1e-5)
+
+
+def test_label_smoothing_spreads_mass_over_all_codes():
+  loss_BN = cross_entropy(LOGITS, jnp.array([[0, 1]]), smoothing=0.3)
+  uniform = -np.log(SHARES).mean(-1)
+  expected = 0.7 * -np.log([[0.5, 0.1]]) + 0.3 * uniform
+  np.testing.assert_allclose(loss_BN, expected, rtol=1e-5)
+
+
+def test_smoothing_makes_certainty_costly():
+  def loss(scale):
+    logits = jnp.array([[[scale, 0.0, 0.0]]])
+    return cross_entropy(logits, jnp.array([[0]]), smoothing=0.3)[0, 0]
+
+  assert jax.grad(loss)(0.0) < 0 < jax.grad(loss)(20.0)
+  # Least where the probability is 0.7 + 0.3 / 3.
+  assert abs(jax.grad(loss)(np.log(0.8 / 0.1))) < 1e-6
+
+
+FINE_BNL = jnp.array([[[0, 2], [1, 2]]])
+SIDS_BNRL = jnp.array([[[[2, 1], [0, 2]], [[0, 1], [1, 2]]]])
+
+
+def uniform_level(**changes) -> LevelOutput:
+  return LevelOutput(fine_BNV=jnp.zeros((1, 2, 3)), **changes)
+
+
+def evaluate(outputs, weights=(1.0, 1.0), **config):
+  return generator_loss(
+    outputs,
+    FINE_BNL if len(outputs) == 2 else jnp.zeros((1, 2, 3), int),
+    SIDS_BNRL,
+    jnp.array([weights]),
+    jnp.zeros((3, 3, 4)),
+    LossConfig(**config),
+  )
+
+
+def test_fine_codes_alone():
+  outputs = [LevelOutput(LOGITS), uniform_level()]
+  loss, metrics = evaluate(outputs)
+  by_hand = (-np.log(0.5 * 0.1) + 2 * np.log(3)) / 2
+  assert float(loss) == pytest.approx(by_hand, rel=1e-5)
+  assert float(metrics["loss/fine"]) == pytest.approx(by_hand, rel=1e-5)
+  assert float(metrics["targets"]) == 2
+  # The first branch's code is the likeliest, the second's is not.
+  assert float(metrics["accuracy/level_0"]) == 1
+
+
+def test_weights_switch_branches_off():
+  outputs = [LevelOutput(LOGITS), uniform_level()]
+  loss, metrics = evaluate(outputs, weights=(0.0, 1.0))
+  assert float(loss) == pytest.approx((-np.log(0.1) + np.log(3)) / 2, rel=1e-5)
+  assert float(metrics["targets"]) == 1
+  assert float(metrics["accuracy/level_0"]) == 0
+  nothing, _ = evaluate(outputs, weights=(0.0, 0.0))
+  assert float(nothing) == 0
+
+
+def test_alignment_heads_learn_the_coarse_rows():
+  outputs = [
+    uniform_level(align_RBNV=align_RBNV)
+    for align_RBNV in (LOGITS[None], jnp.zeros((1, 1, 2, 3)))
+  ]
+  loss, metrics = evaluate(outputs, align=0.25)
+  # Coarse codes of level 0 are 2 and 0.
+  coarse = (-np.log(0.25 * 0.1) + 2 * np.log(3)) / 2
+  assert float(metrics["loss/align"]) == pytest.approx(0.25 * coarse, rel=1e-5)
+  assert float(loss) == pytest.approx(2 * np.log(3) + 0.25 * coarse, rel=1e-5)
+
+
+def test_thoughts_learn_the_coarse_code_and_its_embedding():
+  table_LVD = np.zeros((2, 3, 4), np.float32)
+  table_LVD[0, 2] = [1, 0, 0, 0]
+  table_LVD[0, 0] = [0, 0, 2, 0]
+  thought_BND = jnp.array([[[0.0, 0, 0, 0], [0, 1, 2, 0]]])
+  quiet = dict(
+    coarse_BNV=jnp.zeros((1, 2, 3)), thought_BND=jnp.zeros((1, 2, 4))
+  )
+  outputs = [
+    uniform_level(coarse_BNV=LOGITS, thought_BND=thought_BND),
+    uniform_level(**quiet),
+  ]
+  loss, metrics = generator_loss(
+    outputs,
+    FINE_BNL,
+    SIDS_BNRL,
+    jnp.ones((1, 2)),
+    table_LVD,
+    LossConfig(thought=0.5, thought_match=10.0, align=9.0),
+  )
+  coarse = 0.5 * (-np.log(0.25 * 0.1) + 2 * np.log(3)) / 2
+  # Mean squared gaps of 1/4 and 1/4, over two levels.
+  match = 10.0 * (0.25 + 0.25) / 2
+  assert float(metrics["loss/thought"]) == pytest.approx(coarse, rel=1e-5)
+  assert float(metrics["loss/match"]) == pytest.approx(match, rel=1e-5)
+  total = 2 * np.log(3) + coarse + match
+  assert float(loss) == pytest.approx(total, rel=1e-5)
+  assert float(metrics["loss"]) == pytest.approx(total, rel=1e-5)
+  assert float(metrics["accuracy/thought_0"]) == 0
+
+
+def test_a_collision_level_has_no_coarse_supervision():
+  full = dict(
+    coarse_BNV=jnp.zeros((1, 2, 3)),
+    thought_BND=jnp.ones((1, 2, 4)),
+    align_RBNV=jnp.zeros((1, 1, 2, 3)),
+  )
+  # Wild on the third level, which the quantizer does not have.
+  wild = {name: x + 1e6 for name, x in full.items()}
+  outputs = [
+    uniform_level(**full),
+    uniform_level(**full),
+    uniform_level(**wild),
+  ]
+  loss, metrics = evaluate(outputs, align=0.5, thought=0.5, thought_match=10.0)
+  # Means over the two supervised levels, fine codes over all three.
+  assert float(metrics["loss/fine"]) == pytest.approx(2 * np.log(3), rel=1e-5)
+  assert float(metrics["loss/thought"]) == pytest.approx(np.log(3), rel=1e-5)
+  assert float(metrics["loss/align"]) == pytest.approx(np.log(3), rel=1e-5)
+  assert float(metrics["loss/match"]) == pytest.approx(20.0, rel=1e-5)
+  assert "accuracy/level_2" in metrics
+  assert "accuracy/thought_2" not in metrics
+  assert float(loss) == pytest.approx(4 * np.log(3) + 20, rel=1e-5)
+
+
+def test_smoothing_concerns_fine_codes_only():
+  outputs = [
+    LevelOutput(LOGITS, align_RBNV=LOGITS[None]),
+    uniform_level(align_RBNV=jnp.zeros((1, 1, 2, 3))),
+  ]
+  _, plain = evaluate(outputs)
+  _, smooth = evaluate(outputs, label_smoothing=0.2)
+  assert float(plain["loss/align"]) == float(smooth["loss/align"])
+  assert float(plain["loss/fine"]) != float(smooth["loss/fine"])

@@ -33,7 +33,7 @@ PROGRESS = 1e-3
 # Random items among which `revive` looks for the worst.
 SAMPLE = 4096
 
-Loss = Callable[[Any, jax.Array, NestedConfig], dict[str, jax.Array]]
+Loss = Callable[[Any, jax.Array, jax.Array, NestedConfig], dict[str, jax.Array]]
 
 
 class State(NamedTuple):
@@ -44,20 +44,21 @@ class State(NamedTuple):
 
 
 def autoencoder_losses(
-  params: Any, x_BW: jax.Array, config: NestedConfig
+  params: Any, x_BW: jax.Array, weight_RLV: jax.Array, config: NestedConfig
 ) -> dict[str, jax.Array]:
   """Reconstruction without codes."""
+  del weight_RLV
   z_BD = nested.encode(params, x_BW, config)
   xhat_BW = nested.decode(params, z_BD, x_BW.shape[-1], config)
   return {"reconstruction": nested.mse(xhat_BW, x_BW)}
 
 
 def quantizer_losses(
-  params: Any, x_BW: jax.Array, config: NestedConfig
+  params: Any, x_BW: jax.Array, weight_RLV: jax.Array, config: NestedConfig
 ) -> dict[str, jax.Array]:
   """The quantizer's losses; all have weight one."""
   model: Any = nested.NestedQuantizer(config)
-  return model.apply({"params": params}, x_BW)
+  return model.apply({"params": params}, x_BW, weight_RLV)
 
 
 def _optimizer(config: NestedConfig) -> optax.GradientTransformation:
@@ -74,6 +75,7 @@ def _steps_per_epoch(num_items: int, config: NestedConfig) -> int:
 def _train(
   state: State,
   x_IW: jax.Array,
+  weight_RLV: jax.Array,
   key: jax.Array,
   *,
   losses: Loss,
@@ -87,7 +89,7 @@ def _train(
 
   def step(state, index_B):
     def total(params):
-      parts = losses(params, x_IW[index_B], config)
+      parts = losses(params, x_IW[index_B], weight_RLV, config)
       return sum(parts.values()), parts
 
     grads, parts = jax.grad(total, has_aux=True)(state.params)
@@ -180,31 +182,57 @@ def revive(
   return jnp.stack(books)
 
 
-def _unused(sids_IRL: np.ndarray, num_codes: int) -> np.ndarray:
-  """Which codes no item has; (R, L, V) bool."""
+def usage(sids_IRL: np.ndarray, num_codes: int) -> np.ndarray:
+  """Items of each code; (R, L, V) int64."""
   _, rows, levels = sids_IRL.shape
-  unused_RLV = np.ones((rows, levels, num_codes), bool)
+  use_RLV = np.zeros((rows, levels, num_codes), np.int64)
   for r in range(rows):
     for level in range(levels):
-      unused_RLV[r, level, sids_IRL[:, r, level]] = False
-  return unused_RLV
+      use_RLV[r, level] = np.bincount(
+        sids_IRL[:, r, level], minlength=num_codes
+      )
+  return use_RLV
 
 
-def _start(x_IW, key, config, bar, epochs) -> Any:
+def balance_weights(use_RLV: np.ndarray, balance: float) -> jax.Array:
+  """Factors on squared distances that make crowded codes look far.
+
+  The load balance of S2GR's quantizer (methods 2.1); export uses none.
+  """
+  crowd_RLV = use_RLV / use_RLV.mean(-1, keepdims=True) - 1.0
+  bound = 2.0 * balance
+  return jnp.asarray(
+    1.0 + np.clip(balance * crowd_RLV, -bound, bound), jnp.float32
+  )
+
+
+def _start(x_IW: jax.Array, key: jax.Array, config: NestedConfig, epochs: int):
   """Parameters after the autoencoder and k-means."""
   params = jax.jit(nested.NestedQuantizer(config).init)(key, x_IW[:1])["params"]
   params = {name: params[name] for name in ("encoder", "decoder")}
-  state = State(params, _optimizer(config).init(params))
   state, _ = _train(
-    state, x_IW, key, losses=autoencoder_losses, config=config, epochs=epochs
+    State(params, _optimizer(config).init(params)),
+    x_IW,
+    jnp.ones(()),
+    key,
+    losses=autoencoder_losses,
+    config=config,
+    epochs=epochs,
   )
   encoder, decoder = to_principal_axes(
     **state.params, z_ID=np.asarray(_latents(state.params, x_IW, config))
   )
   params = {"encoder": encoder, "decoder": decoder}
   z_ID = np.asarray(_latents(params, x_IW, config))
-  bar.update(epochs)
   return {**params, "codebooks": initial_codebooks(z_ID, config)}
+
+
+def _plateau(history: list[dict[str, float]], patience: int) -> bool:
+  """Whether the last `patience` rounds bettered nothing worth PROGRESS."""
+  score = [look["collision_rate"] + look["reconstruction"] for look in history]
+  if len(score) <= patience:
+    return False
+  return min(score[-patience:]) > min(score[:-patience]) - PROGRESS
 
 
 def _check_fit(num_items: int, config: NestedConfig) -> None:
@@ -231,55 +259,53 @@ def fit(
   vectors_IW = np.asarray(vectors_IW, np.float32)
   fitted.check_vectors(vectors_IW)
   _check_fit(len(vectors_IW), config)
-  x_IW = jnp.asarray(vectors_IW)
-  key = jax.random.key(config.seed)
-  rng = np.random.default_rng(config.seed)
-  steps = _steps_per_epoch(len(x_IW), config)
+  steps = _steps_per_epoch(len(vectors_IW), config)
   warmup = -(-config.warmup_steps // steps)
   per_round = max(1, ROUND_STEPS // steps)
   rounds = -(-config.steps // (per_round * steps))
-  history: list[dict[str, float]] = []
   with tqdm(
     total=warmup + rounds * per_round,
     desc="quantizer",
     unit="epoch",
     disable=not progress,
   ) as bar:
-    params = _start(x_IW, key, config, bar, warmup)
-    state = State(params, _optimizer(config).init(params))
-    for index in range(rounds):
-      state, parts = _train(
-        state,
-        x_IW,
-        jax.random.fold_in(key, index),
-        losses=quantizer_losses,
-        config=config,
-        epochs=per_round,
-      )
-      sids_IRL, _, error = fitted.encode_items(state.params, vectors_IW, config)
-      look = {
-        "step": (index + 1) * per_round * steps,
-        "collision_rate": collisions.collision_rate(sids_IRL[:, -1]),
-        "reconstruction": error,
-      }
-      history.append(look | {f"loss_{k}": float(v) for k, v in parts.items()})
-      bar.update(per_round)
-      bar.set_postfix(
-        collisions=f"{look['collision_rate']:.2%}", error=f"{error:.3f}"
-      )
-      if index == rounds - 1 or _plateau(history, config.patience):
-        break
-      unused_RLV = _unused(sids_IRL, config.codes)
-      if unused_RLV.any():
-        sample_S = rng.integers(len(x_IW), size=SAMPLE)
-        codebooks = revive(state.params, x_IW[sample_S], unused_RLV, config)
-        state = state._replace(params={**state.params, "codebooks": codebooks})
+    return _fit(vectors_IW, config, bar, warmup, per_round, rounds)
+
+
+def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
+  """`fit` with epochs counted: `rounds` of `per_round` after `warmup`."""
+  x_IW = jnp.asarray(vectors_IW)
+  key = jax.random.key(config.seed)
+  rng = np.random.default_rng(config.seed)
+  params = _start(x_IW, key, config, warmup)
+  bar.update(warmup)
+  state = State(params, _optimizer(config).init(params))
+  sids_IRL, _, error = fitted.encode_items(params, vectors_IW, config)
+  history: list[dict[str, float]] = []
+  for index in range(rounds):
+    use_RLV = usage(sids_IRL, config.codes)
+    if (use_RLV == 0).any():
+      x_SW = x_IW[rng.integers(len(x_IW), size=SAMPLE)]
+      books_LVD = revive(state.params, x_SW, use_RLV == 0, config)
+      state = state._replace(params={**state.params, "codebooks": books_LVD})
+    state, parts = _train(
+      state,
+      x_IW,
+      balance_weights(use_RLV, config.balance),
+      jax.random.fold_in(key, index),
+      losses=quantizer_losses,
+      config=config,
+      epochs=per_round,
+    )
+    sids_IRL, _, error = fitted.encode_items(state.params, vectors_IW, config)
+    rate = collisions.collision_rate(sids_IRL[:, -1])
+    history.append(
+      {"epoch": (index + 1) * per_round, "collision_rate": rate}
+      | {"reconstruction": error}
+      | {f"loss_{name}": float(loss) for name, loss in parts.items()}
+    )
+    bar.update(per_round)
+    bar.set_postfix(collisions=f"{rate:.2%}", error=f"{error:.3f}")
+    if _plateau(history, config.patience):
+      break
   return fitted.FittedQuantizer(config, state.params, sids_IRL, error, history)
-
-
-def _plateau(history: list[dict[str, float]], patience: int) -> bool:
-  """Whether the last `patience` rounds bettered nothing worth PROGRESS."""
-  score = [look["collision_rate"] + look["reconstruction"] for look in history]
-  if len(score) <= patience:
-    return False
-  return min(score[-patience:]) > min(score[:-patience]) - PROGRESS

@@ -35,6 +35,8 @@ class NestedConfig:
       them. The paper's are (2048, 1024, 512, 256, 128, 64).
     holistic: how every granularity is made to hold the whole item.
     commitment: weight mu that pulls the latent to its codes.
+    balance: pressure on crowded codes in training: a code used n times the
+      mean looks 1 + balance (n - 1) times as far, clipped to +-2 balance.
     batch_size: items per step.
     learning_rate: AdamW's, constant.
     weight_decay: AdamW's.
@@ -51,6 +53,7 @@ class NestedConfig:
   hidden: tuple[int, ...] = (512, 256, 128)
   holistic: str = "decode"
   commitment: float = 0.25
+  balance: float = 0.1
   batch_size: int = 1024
   learning_rate: float = 1e-3
   weight_decay: float = 1e-4
@@ -69,7 +72,14 @@ class NestedConfig:
         f"dims is {self.dims}; expected latent widths that grow from the "
         "coarse to the fine granularity, such as (8, 16, 32)."
       )
-    for field in ("levels", "codes", "batch_size"):
+    for field in (
+      "levels",
+      "codes",
+      "batch_size",
+      "warmup_steps",
+      "steps",
+      "patience",
+    ):
       if getattr(self, field) < 1:
         raise UserError(f"{field} is {getattr(self, field)}; expected >= 1.")
 
@@ -186,7 +196,9 @@ class NestedQuantizer(nn.Module):
   config: NestedConfig
 
   @nn.compact
-  def __call__(self, x_BW: jax.Array) -> dict[str, jax.Array]:
+  def __call__(
+    self, x_BW: jax.Array, weight_RLV: jax.Array | None = None
+  ) -> dict[str, jax.Array]:
     config = self.config
     codebooks_LVD = self.param(
       "codebooks",
@@ -194,7 +206,7 @@ class NestedQuantizer(nn.Module):
       (config.levels, config.codes, config.dims[-1]),
     )
     z_BD = _encoder(config, "encoder")(x_BW)
-    rows = residual.rows(z_BD, codebooks_LVD, config.dims)
+    rows = residual.rows(z_BD, codebooks_LVD, config.dims, weight_RLV)
     row_B, fine_B = rows_to_decode(len(x_BW), len(rows), config.holistic)
     decode = _decoder(config, x_BW.shape[-1], "decoder")
     xhat_BW = decode(granular_latent(rows, row_B))

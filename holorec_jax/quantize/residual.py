@@ -35,31 +35,43 @@ class Chain(NamedTuple):
 
 
 def nearest(
-  points_Bd: jax.Array, codes_Vd: jax.Array, price_V: jax.Array | float = 0.0
+  points_Bd: jax.Array,
+  codes_Vd: jax.Array,
+  price_V: jax.Array | float = 0.0,
+  weight_V: jax.Array | None = None,
 ) -> jax.Array:
-  """argmin_v |p - c_v|^2 / 2 + price_v, the first among equals; (B,) int32.
+  """argmin_v weight_v |p - c_v|^2 / 2 + price_v, the first of equals; (B,).
 
   The minimum and its place are two plain reductions: XLA's argmin is a
   variadic reduction that CPUs run one element at a time.
   """
-  offset_V = 0.5 * jnp.sum(codes_Vd**2, -1) + price_V
-  score_BV = offset_V - points_Bd @ codes_Vd.T
+  score_BV = 0.5 * jnp.sum(codes_Vd**2, -1) - points_Bd @ codes_Vd.T
+  if weight_V is not None:
+    score_BV += 0.5 * jnp.sum(points_Bd**2, -1, keepdims=True)
+    score_BV *= weight_V
+  score_BV += price_V
   best_B1 = jnp.min(score_BV, -1, keepdims=True)
   place_V = jnp.arange(codes_Vd.shape[0], dtype=jnp.int32)
   return jnp.min(jnp.where(score_BV <= best_B1, place_V, place_V[-1]), -1)
 
 
-def chain(z_Bd: jax.Array, codebooks_LVD: jax.Array) -> Chain:
+def chain(
+  z_Bd: jax.Array,
+  codebooks_LVD: jax.Array,
+  weight_LV: jax.Array | None = None,
+) -> Chain:
   """Quantizes z_Bd greedily; codebooks may be wider than z (sliced here).
 
   Gradients: q_l reaches the codebooks, r_l reaches z alone, since residuals
   subtract a constant q.
   """
   codes, residuals, quantized = [], [z_Bd], []
-  for codes_VD in codebooks_LVD:
+  for level, codes_VD in enumerate(codebooks_LVD):
     codes_Vd = codes_VD[:, : z_Bd.shape[-1]]
     code_B = nearest(
-      jax.lax.stop_gradient(residuals[-1]), jax.lax.stop_gradient(codes_Vd)
+      jax.lax.stop_gradient(residuals[-1]),
+      jax.lax.stop_gradient(codes_Vd),
+      weight_V=None if weight_LV is None else weight_LV[level],
     )
     codes.append(code_B)
     quantized.append(codes_Vd[code_B])
@@ -68,7 +80,15 @@ def chain(z_Bd: jax.Array, codebooks_LVD: jax.Array) -> Chain:
 
 
 def rows(
-  z_BD: jax.Array, codebooks_LVD: jax.Array, dims: Sequence[int]
+  z_BD: jax.Array,
+  codebooks_LVD: jax.Array,
+  dims: Sequence[int],
+  weight_RLV: jax.Array | None = None,
 ) -> list[Chain]:
   """Every granularity's own chain on its prefix of z, coarse to fine."""
-  return [chain(z_BD[:, :d], codebooks_LVD) for d in dims]
+  return [
+    chain(z_BD[:, :d], codebooks_LVD, weight_LV)
+    for d, weight_LV in zip(
+      dims, [None] * len(dims) if weight_RLV is None else weight_RLV
+    )
+  ]

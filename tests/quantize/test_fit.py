@@ -129,7 +129,7 @@ def test_revival_gives_every_unused_code_an_item():
   books_LVD = params["codebooks"].at[0, :2].set(1e3)
   params = {**params, "codebooks": books_LVD}
   sids_IRL, _, _ = fitted.encode_items(params, np.asarray(x_IW), config)
-  unused_RLV = fit._unused(sids_IRL, config.codes)
+  unused_RLV = fit.usage(sids_IRL, config.codes) == 0
   assert unused_RLV[:, 0, :2].all()
   unused_RLV[:, :, 2:] = unused_RLV[:, 1] = False
   books_LVD = fit.revive(params, x_IW, unused_RLV, config)
@@ -138,6 +138,17 @@ def test_revival_gives_every_unused_code_an_item():
   )[0]
   assert {0, 1} <= set(revived[:, 0, 0].tolist())
   np.testing.assert_array_equal(books_LVD[0, 2:], params["codebooks"][0, 2:])
+
+
+def test_balance_weights_bear_on_crowded_codes_within_bounds():
+  sids_IRL = np.repeat([0, 1, 2], [1, 2, 9])[:, None, None]
+  use_RLV = fit.usage(sids_IRL, 4)
+  assert use_RLV.tolist() == [[[1, 2, 9, 0]]]
+  np.testing.assert_allclose(
+    fit.balance_weights(use_RLV, 0.1)[0, 0],
+    [1 - 0.2 / 3, 1 - 0.1 / 3, 1.2, 0.9],
+    rtol=1e-6,
+  )
 
 
 def test_stops_on_a_plateau_only():

@@ -21,6 +21,9 @@ def test_nearest_takes_the_first_of_equals_and_heeds_prices():
   price_V = jnp.array([0.0, 1.0, 0.0])
   assert residual.nearest(points_Bd, codes_Vd, price_V).tolist() == [0, 2, 2]
   assert residual.nearest(points_Bd[1], codes_Vd).shape == ()
+  # Squared distances of (1.2, 0): 1.44 and .64.
+  point_Bd, weight_V = points_Bd[2:], jnp.array([0.4, 1.0, 1.0])
+  assert residual.nearest(point_Bd, codes_Vd, weight_V=weight_V).tolist() == [0]
 
 
 def test_rows_match_an_oracle_on_sliced_codebooks():

@@ -1,6 +1,6 @@
 """The embedded data set, all stages in under 3 minutes on two CPU cores.
 
-  python launch/run.py --config=configs/synthetic.py --workdir=DIR
+python launch/run.py --config=configs/synthetic.py --workdir=DIR
 """
 
 from ml_collections import ConfigDict

@@ -108,9 +108,7 @@ def build_tree(codes_IL: np.ndarray, num_codes: int) -> Tree:
       below, base = np.arange(num_items), 0
     first = np.searchsorted(below, rows)
     first_child.append((base + first).astype(np.int32))
-    num_children.append(
-      np.diff(np.append(first, len(below))).astype(np.int32)
-    )
+    num_children.append(np.diff(np.append(first, len(below))).astype(np.int32))
   return Tree(
     code=np.concatenate(code),
     first_child=np.concatenate(first_child),

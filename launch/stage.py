@@ -39,7 +39,7 @@ def run(*stages: Callable[[Config, pathlib.Path], None]) -> None:
   def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise UserError(f"unknown argument {argv[1]!r}; see --help")
-    workdir = pathlib.Path(WORKDIR.value)
+    workdir = pathlib.Path(str(WORKDIR.value))
     config = load_config(CONFIG.value, workdir)
     # JAX announces every accelerator that it does not find.
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)

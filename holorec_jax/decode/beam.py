@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from holorec_jax.catalog import Catalog
@@ -140,9 +139,7 @@ def _exhausted(child_BMF, tree, excluded_BT) -> jax.Array:
   leaf_BT = jnp.where(
     excluded_BT >= 0, tree.leaf_I[jnp.maximum(excluded_BT, 0)], -1
   )
-  hits_BMF = jnp.sum(
-    child_BMF[..., None] == leaf_BT[:, None, None, :], axis=-1
-  )
+  hits_BMF = jnp.sum(child_BMF[..., None] == leaf_BT[:, None, None, :], axis=-1)
   return (hits_BMF > 0) & (hits_BMF >= tree.num_children[child_BMF])
 
 
@@ -150,7 +147,7 @@ def _items_of_leaves(
   beams: Beams, tree: SearchTree, k: int, excluded_BT: jax.Array | None
 ) -> Items:
   """Resolves collisions: leaves to items, ranked by score + log share."""
-  B, M = beams.node_BM.shape
+  B = beams.node_BM.shape[0]
   slot_G = jnp.arange(tree.largest_leaf)
   place_BMG = tree.first_child[beams.node_BM][..., None] + slot_G
   alive_BMG = (slot_G < tree.num_children[beams.node_BM][..., None]) & (
@@ -221,9 +218,7 @@ def beam_search(
       )
       return (reorder(state, parent_BM), beams), None
 
-    (state, beams), _ = jax.lax.scan(
-      inner, (state, beams), jnp.arange(1, last)
-    )
+    (state, beams), _ = jax.lax.scan(inner, (state, beams), jnp.arange(1, last))
     # The last level has its own, smaller fan-out and knows of exclusions.
     _, log_prob_BMV = level(state, jnp.int32(last), tree.code[beams.node_BM])
     beams, _ = _expand(

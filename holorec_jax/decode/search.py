@@ -57,7 +57,9 @@ def search(
     state, output = apply(Generator.level, state, context, level, code_BM)
     return state, jax.nn.log_softmax(output.fine_BNV, axis=-1)
 
-  state = model.apply({"params": params}, context, False, method=Generator.start)
+  state = model.apply(
+    {"params": params}, context, False, method=Generator.start
+  )
   excluded_BT = None
   if exclude_seen:
     excluded_BT = item_BT if seen_BT is None else seen_BT

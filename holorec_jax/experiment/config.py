@@ -52,9 +52,7 @@ class Config:
   vectors: VectorConfig = dataclasses.field(default_factory=VectorConfig)
   sid: NestedConfig = dataclasses.field(default_factory=NestedConfig)
   sids_path: str = ""
-  catalog: CatalogConfig = dataclasses.field(
-    default_factory=CatalogConfig
-  )
+  catalog: CatalogConfig = dataclasses.field(default_factory=CatalogConfig)
   input: PipelineConfig = dataclasses.field(default_factory=PipelineConfig)
   model: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
   loss: LossConfig = dataclasses.field(default_factory=LossConfig)
@@ -81,14 +79,8 @@ class Config:
 
   def section(self, *names: str) -> dict:
     """The named sections as plain JSON values, for manifests."""
-    return config_fields.resolved(
-      {
-        name: dataclasses.asdict(value)
-        if dataclasses.is_dataclass(value := getattr(self, name))
-        else value
-        for name in names
-      }
-    )
+    whole = dataclasses.asdict(self)
+    return config_fields.resolved({name: whole[name] for name in names})
 
 
 def as_config_dict(config: Config) -> ConfigDict:

@@ -44,7 +44,8 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     "test": targets.from_positions(data.dataset, data.split.test),
     "valid": targets.from_positions(data.dataset, data.split.valid),
   }
-  systems, accuracy, shown = {}, {}, []
+  systems, accuracy = {}, {}
+  shown: list[dict[str, Any]] = []
   for name in config.systems:
     recommender = stages.load_recommender(config, workdir, built, name)
     systems[name] = {
@@ -97,7 +98,7 @@ def _examples(
     recommender,
     stages.histories_of(rows),
     data.dataset.user_ids[rows.users_U],
-    rows.items_U,
+    rows.items_U.tolist(),
     SHOWN_ITEMS,
   )
 

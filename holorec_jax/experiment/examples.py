@@ -85,19 +85,23 @@ def make_examples(
       if item < 0:
         continue
       share_LV = None if share_UKLV is None else share_UKLV[user, place]
-      recommendations.append({
-        "title": item_title(dataset, item),
-        "item": str(dataset.item_ids[item]),
-        "score": float(scores_UK[user, place]),
-        "hit": target is not None and int(item) == int(target),
-        "chain": _chain(catalog.codes_IL[item], share_LV, names),
-      })
-    examples.append({
-      "user": str(user_id),
-      "history": [item_title(dataset, item) for item in recent],
-      "target": None if target is None else item_title(dataset, target),
-      "recommendations": recommendations,
-    })
+      recommendations.append(
+        {
+          "title": item_title(dataset, item),
+          "item": str(dataset.item_ids[item]),
+          "score": float(scores_UK[user, place]),
+          "hit": target is not None and int(item) == int(target),
+          "chain": _chain(catalog.codes_IL[item], share_LV, names),
+        }
+      )
+    examples.append(
+      {
+        "user": str(user_id),
+        "history": [item_title(dataset, item) for item in recent],
+        "target": None if target is None else item_title(dataset, target),
+        "recommendations": recommendations,
+      }
+    )
   return examples
 
 

@@ -249,7 +249,9 @@ def train_seconds(config: Config, workdir: pathlib.Path) -> dict[str, float]:
   for name in config.systems:
     folder = system_folder(config, workdir, name) / "checkpoints"
     progress = seal.read_loop(folder)
-    seconds[f"train/{name}"] = round(progress["seconds"], 1) if progress else 0.0
+    seconds[f"train/{name}"] = (
+      round(progress["seconds"], 1) if progress else 0.0
+    )
   return {"train": sum(seconds.values()), **seconds}
 
 

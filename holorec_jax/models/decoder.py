@@ -82,11 +82,15 @@ class DecoderBlock(nn.Module):
     self, x_BND, cache, slot, own_bias_HS, context_kv, bias_BHNC, deterministic
   ):
     normed_BND = self.self_norm(x_BND)
-    cache = write_slot(cache, self.self_attention.own_keys_values(normed_BND), slot)
+    cache = write_slot(
+      cache, self.self_attention.own_keys_values(normed_BND), slot
+    )
     own = attention.attend_own(
       self.self_attention.queries(normed_BND), cache, own_bias_HS
     )
-    x_BND = x_BND + self.self_drop(self.self_attention.merge(own), deterministic)
+    x_BND = x_BND + self.self_drop(
+      self.self_attention.merge(own), deterministic
+    )
     queries_BNHK = self.cross_attention.queries(self.cross_norm(x_BND))
     read = attention.attend(queries_BNHK, context_kv, bias_BHNC)
     x_BND = x_BND + self.cross_drop(
@@ -112,7 +116,8 @@ class StepDecoder(nn.Module):
   def project_context(self, states_BCD: jax.Array) -> tuple[KeyValues, ...]:
     """Every layer's context keys and values, once per user."""
     return tuple(
-      block.cross_attention.context_keys_values(states_BCD) for block in self.blocks
+      block.cross_attention.context_keys_values(states_BCD)
+      for block in self.blocks
     )
 
   def step(

@@ -78,10 +78,10 @@ class Progress:
   def count(self, step: int, metric: float, seconds: float) -> None:
     """Takes a validation into account."""
     self.seconds = seconds
-    if metric > self.best:
-      self.best, self.best_step, self.stale = metric, step, 0
-    else:
-      self.stale += 1
+    self.stale = 0 if metric > self.best else self.stale + 1
+    if metric >= self.best:
+      # Of equals the later one, as checkpoints are ranked.
+      self.best, self.best_step = metric, step
 
 
 class Reporter:

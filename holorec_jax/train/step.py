@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from holorec_jax import sharding
 from holorec_jax.models.generator import Generator
 from holorec_jax.train.losses import LossConfig, generator_loss
-from holorec_jax.types import Batch, TrainState
+from holorec_jax.types import Array, Batch, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Codes:
     fine_IL: int32 identifying codes.
   """
 
-  sids_IRL: jax.Array
-  fine_IL: jax.Array
+  sids_IRL: Array
+  fine_IL: Array
 
 
 jax.tree_util.register_dataclass(
@@ -122,7 +122,7 @@ def make_train_step(
       average=optax.incremental_update(params, state.average, 1.0 - decay),
       opt_state=opt_state,
     )
-    return state, metrics | {"gradient_norm": optax.global_norm(grads)}
+    return state, metrics | {"gradient_norm": optax.tree.norm(grads)}
 
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
   return jax.jit(

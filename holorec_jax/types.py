@@ -1,11 +1,7 @@
 """The structs that cross module borders (shape legend: package docstring)."""
 
 import jax
-import numpy as np
 from flax import struct
-
-# On the host a batch is numpy, on device it is jax.
-Array = jax.Array | np.ndarray
 
 
 @struct.dataclass
@@ -24,11 +20,11 @@ class Batch:
     weight_BN: float32; 0 switches a branch off.
   """
 
-  item_BT: Array
-  segment_BT: Array
-  last_BN: Array
-  target_BN: Array
-  weight_BN: Array
+  item_BT: jax.Array
+  segment_BT: jax.Array
+  last_BN: jax.Array
+  target_BN: jax.Array
+  weight_BN: jax.Array
 
 
 @struct.dataclass

@@ -9,6 +9,7 @@ pair, in batches of like lengths, as the papers do.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import grain.python as grain
 import numpy as np
@@ -176,7 +177,11 @@ class OneTargetBatches(grain.RandomAccessDataSource):
     return f"OneTargetBatches({self.rows_per_batch} rows)"
 
 
-SOURCES = {"packed": PackedBatches, "one_target": OneTargetBatches}
+Source = PackedBatches | OneTargetBatches
+SOURCES: dict[str, Callable[..., Source]] = {
+  "packed": PackedBatches,
+  "one_target": OneTargetBatches,
+}
 
 
 def _pad_rows(array: np.ndarray, rows: int, fill: int) -> np.ndarray:
@@ -186,7 +191,7 @@ def _pad_rows(array: np.ndarray, rows: int, fill: int) -> np.ndarray:
 
 def make_source(
   dataset: Dataset, split: Split, config: PipelineConfig, devices: int
-) -> PackedBatches | OneTargetBatches:
+) -> Source:
   """The batch source that `config.rows` names.
 
   Args:

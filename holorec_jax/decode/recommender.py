@@ -176,14 +176,14 @@ class Recommender:
     item_BT = self._pad(histories.padded(rows, self._width))
     target_BK = self._pad(item_BK)
     last_B1 = np.maximum((item_BT >= 0).sum(axis=1, keepdims=True) - 1, 0)
-    batch = Batch(
-      item_BT=item_BT,
-      segment_BT=(item_BT >= 0).astype(np.int32),
-      last_BN=np.broadcast_to(last_B1, target_BK.shape).astype(np.int32),
-      target_BN=target_BK,
-      weight_BN=(target_BK >= 0).astype(np.float32),
-    )
-    batch = sharding.put_rows(batch, self._mesh)
+    columns = {
+      "item_BT": item_BT,
+      "segment_BT": (item_BT >= 0).astype(np.int32),
+      "last_BN": np.broadcast_to(last_B1, target_BK.shape).astype(np.int32),
+      "target_BN": target_BK,
+      "weight_BN": (target_BK >= 0).astype(np.float32),
+    }
+    batch = Batch(**sharding.put_rows(columns, self._mesh))
     return self._unroll(self._params, batch, self._codes_IL)
 
   @functools.cached_property

@@ -14,6 +14,7 @@ import pathlib
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -323,7 +324,8 @@ def _train_system(
     }
 
   codes = jax.device_put(
-    Codes(built.sids_IRL, built.codes_IL), sharding.replicated(mesh)
+    Codes(jnp.asarray(built.sids_IRL), jnp.asarray(built.codes_IL)),
+    sharding.replicated(mesh),
   )
   progress = loop.train(
     model,

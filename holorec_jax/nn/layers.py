@@ -56,6 +56,7 @@ class Dropout(nn.Module):
     dropped = round(self.rate * 256)
     if deterministic or dropped == 0:
       return x
+    assert self.key is not None, "dropout needs rngs={'dropout': key}"
     width = x.shape[-1]
     words = jax.random.bits(
       self.key, (*x.shape[:-1], -(-width // 4)), jnp.uint32

@@ -93,6 +93,7 @@ def generator_loss(
     if output.coarse_BNV is not None:
       loss_BN = cross_entropy(output.coarse_BNV, coarse_BN)
       add("thought", config.thought * total(loss_BN) / supervised)
+      assert output.thought_BND is not None  # comes with the coarse logits
       gap_BND = output.thought_BND - code_embedding_LVD[level][coarse_BN]
       gap_BN = jnp.mean(jnp.square(gap_BND.astype(jnp.float32)), axis=-1)
       add("match", config.thought_match * total(gap_BN) / supervised)
@@ -102,6 +103,6 @@ def generator_loss(
       for row, logits_BNV in enumerate(output.align_RBNV):
         loss_BN = cross_entropy(logits_BNV, sids_BNRL[:, :, row, level])
         add("align", config.align * total(loss_BN) / supervised)
-  loss = sum(parts.values())
+  loss = jnp.stack(list(parts.values())).sum()
   metrics |= {f"loss/{name}": value for name, value in parts.items()}
   return loss, metrics | {"loss": loss}

@@ -6,6 +6,7 @@ here and nowhere else; norms, softmaxes and losses stay float32.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from holorec_jax import sharding
 from holorec_jax.models.generator import Generator
 from holorec_jax.train.losses import LossConfig, generator_loss
-from holorec_jax.types import Array, Batch, TrainState
+from holorec_jax.types import Batch, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Codes:
     fine_IL: int32 identifying codes.
   """
 
-  sids_IRL: Array
-  fine_IL: Array
+  sids_IRL: jax.Array
+  fine_IL: jax.Array
 
 
 jax.tree_util.register_dataclass(
@@ -78,7 +79,7 @@ def batch_loss(
   """Mean loss per target and summed metrics; no dropout without a key."""
   rngs = None if dropout_key is None else {"dropout": dropout_key}
   params = cast(params, dtype)
-  outputs = model.apply(
+  outputs: Any = model.apply(
     {"params": params},
     batch,
     codes.fine_IL,

@@ -45,8 +45,10 @@ def get_config(variant: str = "thinking") -> ConfigDict:
   config.model.num_heads = 4
   config.model.head_dim = 32
   config.model.d_ff = 512
-  config.model.dropout = 0.2
-  config.optim.learning_rate = 1e-3
+  config.model.dropout = 0.3
+  config.optim.learning_rate = 2e-3
+  config.optim.warmup_share = 0.03
   config.optim.average_decay = 0.998
-  config.train.epochs = 40
+  config.loss.thought_match = 1.0
+  config.train.epochs = 20
   return config

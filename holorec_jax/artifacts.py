@@ -101,14 +101,18 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-  """Writes indented JSON; readers see the old file or the new one, no other."""
+  """Writes indented JSON, as `write_text` does."""
+  write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a file; readers see the old one or the new one, no other."""
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}.partial")
   with explain_full_disk(path):
     try:
       with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
       partial.replace(path)

@@ -2,7 +2,7 @@
 
 import stage
 
-from holorec_jax.experiment import stages
+from holorec_jax.experiment import preparation
 
 if __name__ == "__main__":
-  stage.run(stages.fit_sids)
+  stage.run(preparation.fit_sids)

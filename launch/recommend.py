@@ -12,12 +12,20 @@ from holorec_jax.experiment import recommendation
 
 USERS = flags.DEFINE_list("users", [], "User ids; empty takes the first three.")
 SYSTEM = flags.DEFINE_string("system", "", "Which system; empty: the headline.")
+EXCLUDE_SEEN = flags.DEFINE_bool(
+  "exclude_seen", False, "Leave out items of the user's history."
+)
 K = flags.DEFINE_integer("k", 5, "Items to recommend.", lower_bound=1)
 
 
 def recommend(config, workdir):
   recommendation.recommend(
-    config, workdir, USERS.value, SYSTEM.value or config.systems[0], K.value
+    config,
+    workdir,
+    USERS.value,
+    SYSTEM.value or config.systems[0],
+    K.value,
+    EXCLUDE_SEEN.value,
   )
 
 

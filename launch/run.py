@@ -6,13 +6,13 @@ r"""All stages of a run; those that are finished are not run again.
 
 import stage
 
-from holorec_jax.experiment import evaluation, stages
+from holorec_jax.experiment import evaluation, preparation, training
 
 if __name__ == "__main__":
   stage.run(
-    stages.prepare_data,
-    stages.fit_sids,
-    stages.train,
+    preparation.prepare_data,
+    preparation.fit_sids,
+    training.train,
     evaluation.evaluate,
     evaluation.summarise,
   )

@@ -2,7 +2,7 @@
 
 import stage
 
-from holorec_jax.experiment import stages
+from holorec_jax.experiment import training
 
 if __name__ == "__main__":
-  stage.run(stages.train)
+  stage.run(training.train)

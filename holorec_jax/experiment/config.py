@@ -5,7 +5,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from holorec_jax import config_fields
+from holorec_jax import artifacts, config_fields
 from holorec_jax.catalog import CatalogConfig
 from holorec_jax.data.config import DataConfig
 from holorec_jax.data.pipeline import PipelineConfig
@@ -13,6 +13,7 @@ from holorec_jax.decode.recommender import SearchConfig
 from holorec_jax.errors import UserError
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.quantize.nested import NestedConfig
+from holorec_jax.train import seal
 from holorec_jax.train.loop import TrainConfig
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.optimizer import OptimConfig
@@ -27,6 +28,23 @@ SYSTEMS: dict[str, tuple[str, bool]] = {
 }
 
 
+# Artefact of a workdir -> the sections that it is made from.
+MADE_FROM: dict[str, tuple[str, ...]] = {
+  "dataset": ("data",),
+  "vectors": ("vectors",),
+  "sids": ("sid", "sids_path"),
+  "checkpoints": (
+    "systems",
+    "catalog",
+    "input",
+    "model",
+    "loss",
+    "optim",
+    "train",
+  ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
   """Every leaf of `config.*`; the sections document theirs.
@@ -37,7 +55,8 @@ class Config:
     vectors: what items' content vectors are made of.
     sid: the quantizer.
     sids_path: JSON of published codes to use instead of fitting; "" to fit. A
-      relative path starts in data.path, as does vectors.path.
+      relative path starts in the data's folder, as do vectors.path and
+      vectors.ids_path.
     catalog: collisions.
     input: how histories become batches.
     model: the generator's shape.
@@ -73,9 +92,18 @@ class Config:
         " config.model.causal_history=True; or set input.rows='one_target'."
       )
 
+    if self.sids_path and self.catalog.collisions == "reassign":
+      raise UserError(
+        "config.catalog.collisions='reassign' needs the quantizer that made the"
+        " codes; with config.sids_path choose 'leaf' or 'extra_level'."
+      )
+
   def beside_data(self, path: str) -> str:
-    """Relative paths of further inputs start in the data folder."""
-    return str(pathlib.Path(self.data.path) / path) if path else ""
+    """Relative paths of further inputs start in the data's folder."""
+    folder = pathlib.Path(self.data.path)
+    if folder.is_file():
+      folder = folder.parent
+    return str(folder / path) if path else ""
 
   def section(self, *names: str) -> dict:
     """The named sections as plain JSON values, for manifests."""
@@ -91,11 +119,47 @@ def as_config_dict(config: Config) -> ConfigDict:
 def load_config(config: ConfigDict, workdir: pathlib.Path) -> Config:
   """Validates the config and holds the workdir to it.
 
+  Only what an artefact was made from is held: a section may change until the
+  stage that reads it has finished, `search` always (its results are replaced).
+
   Raises:
-    UserError: a field that does not exist or is ill-typed, or a workdir that
-      another config made.
+    UserError: a field that does not exist or is ill-typed, or a workdir whose
+      artefacts another config made; says which fields differ.
   """
   parsed = config_fields.to_dataclass(Config, config)
-  sections = [field.name for field in dataclasses.fields(parsed)]
-  config_fields.check_same_config(workdir, parsed.section(*sections))
+  names = [field.name for field in dataclasses.fields(parsed)]
+  resolved = parsed.section(*names)
+  path = workdir / "config.json"
+  if path.is_file():
+    stored = artifacts.read_json(path)
+    held = _held_sections(workdir)
+    lines = config_fields.diff(_held(stored, held), _held(resolved, held))
+    if lines:
+      raise UserError(
+        f"{workdir} was made by another config:\n  "
+        + "\n  ".join(lines)
+        + "\nChoose another --workdir, or delete that one to start again."
+      )
+  workdir.mkdir(parents=True, exist_ok=True)
+  artifacts.write_json(path, resolved)
   return parsed
+
+
+def _held_sections(workdir: pathlib.Path) -> list[str]:
+  """Sections that finished artefacts of the workdir depend on."""
+  held: list[str] = []
+  for folder, sections in MADE_FROM.items():
+    if folder == "checkpoints":
+      present = bool(seal.read_metrics(workdir / folder))
+    else:
+      present = (workdir / folder).exists()
+    held += sections if present else ()
+  return held
+
+
+def _held(resolved: dict, held: list[str]) -> dict:
+  kept = {name: resolved[name] for name in held if name in resolved}
+  if "systems" in kept:
+    # More systems may join; the headline's place is the workdir itself.
+    kept["systems"] = kept["systems"][:1]
+  return kept

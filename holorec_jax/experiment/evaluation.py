@@ -4,7 +4,9 @@ import datetime
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -16,9 +18,9 @@ from holorec_jax.catalog import Catalog
 from holorec_jax.data import splits
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.evaluate import baselines, report, results, targets
-from holorec_jax.experiment import examples, stages
+from holorec_jax.experiment import examples, preparation, training
 from holorec_jax.experiment.config import Config
-from holorec_jax.experiment.stages import Data
+from holorec_jax.experiment.preparation import Data
 from holorec_jax.train import writers
 
 SHOWN_USERS = 3
@@ -27,12 +29,12 @@ SHOWN_ITEMS = 3
 
 def evaluate(config: Config, workdir: pathlib.Path) -> None:
   """Searches for all users, measures, and writes the report."""
-  data = stages.load_data(config, workdir)
-  built, sids_content = stages.load_catalog(config, workdir, data)
+  data = preparation.load_data(config, workdir)
+  built, sids_content = preparation.load_catalog(config, workdir, data)
   made_from = {
     "dataset": data.content,
     "sids": sids_content,
-    "checkpoints": stages.best_steps(config, workdir, data, sids_content),
+    "checkpoints": training.best_steps(config, workdir, data, sids_content),
     "search": config.section("search")["search"],
   }
   path = workdir / "results.json"
@@ -47,35 +49,37 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
   systems, accuracy = {}, {}
   shown: list[dict[str, Any]] = []
   for name in config.systems:
-    recommender = stages.load_recommender(config, workdir, built, name)
+    recommender = training.load_recommender(config, workdir, built, name)
     systems[name] = {
       split: _lists(recommender, part, f"{name}, {split}")
       for split, part in rows.items()
     }
     accuracy[f"fine codes, {name}"] = recommender.level_accuracy(
-      stages.histories_of(rows["valid"]), rows["valid"].items_U
+      training.histories_of(rows["valid"]), rows["valid"].items_U
     )
     shown = shown or _examples(config, data, built, recommender, rows["test"])
-  stages.record_seconds(workdir, "evaluate", began)
+  floors = baselines.baseline_lists(
+    data.dataset, data.split, rows["test"], config.search.k
+  )
+  preparation.record_seconds(workdir, "evaluate", began)
   tree = results.build(
     systems,
-    baselines.baseline_lists(
-      data.dataset, data.split, rows["test"], config.search.k
-    ),
+    floors,
     rows,
     splits.train_item_counts(data.dataset, data.split),
     built.codes_IL,
     artifacts.read_json(workdir / "seconds.json")
-    | stages.train_seconds(config, workdir),
+    | training.train_seconds(config, workdir),
   )
-  artifacts.write_json(path, tree | {"made_from": made_from})
   _write_report(config, workdir, built, tree, accuracy, shown)
+  # Last, since it says that the evaluation is finished.
+  artifacts.write_json(path, tree | {"made_from": made_from})
 
 
 def _lists(
   recommender: Recommender, rows: targets.Targets, label: str
 ) -> targets.Lists:
-  histories = stages.histories_of(rows)
+  histories = training.histories_of(rows)
   kept_UK, _ = recommender.recommend(histories, False, label)
   unseen_UK, _ = recommender.recommend(histories, True, f"{label}, unseen")
   return targets.Lists(kept_UK, unseen_UK)
@@ -94,9 +98,9 @@ def _examples(
   return examples.make_examples(
     data.dataset,
     built,
-    examples.name_all(data.dataset, built, config.sid.codes),
+    examples.name_all(data.dataset, built),
     recommender,
-    stages.histories_of(rows),
+    training.histories_of(rows),
     data.dataset.user_ids[rows.users_U],
     rows.items_U.tolist(),
     SHOWN_ITEMS,
@@ -127,16 +131,29 @@ def _write_report(
       },
       config=config_fields.flatten(resolved),
       results=tree,
-      curves=writers.read_metrics(workdir),
+      curves=_curves(config, workdir),
       health=artifacts.read_json(workdir / "sids" / "health.json"),
       sids_IRL=built.sids_IRL,
       accuracy=accuracy,
       examples=shown,
-      commands=["python launch/run.py --config=CONFIG --workdir=DIR"],
+      commands=["python " + shlex.join(sys.argv)],
     )
   )
-  (workdir / "report.html").write_text(page, encoding="utf-8")
+  artifacts.write_text(workdir / "report.html", page)
   artifacts.write_json(workdir / "examples.json", shown)
+
+
+def _curves(config: Config, workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Rows of metrics.jsonl; those of further systems with their names."""
+  headline, *others = config.systems
+  rows = writers.read_metrics(training.system_folder(config, workdir, headline))
+  for name in others:
+    for row in writers.read_metrics(
+      training.system_folder(config, workdir, name)
+    ):
+      named = {f"{key} ({name})": value for key, value in row.items()}
+      rows.append({"step": named.pop(f"step ({name})"), **named})
+  return rows
 
 
 def commit() -> str:

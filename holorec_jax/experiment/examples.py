@@ -32,11 +32,13 @@ class CodeNames:
   fine: list[list[str]]
 
 
-def name_all(dataset: Dataset, catalog: Catalog, num_codes: int) -> CodeNames:
+def name_all(dataset: Dataset, catalog: Catalog) -> CodeNames:
   """Names the codes by what sets their items apart."""
-  rows = [catalog.sids_IRL[:, 0], catalog.sids_IRL[:, -1]]
+  levels = catalog.sids_IRL.shape[-1]
+  rows = [catalog.sids_IRL[:, 0], catalog.codes_IL[:, :levels]]
   coarse, fine = (
-    naming.name_codes(row_IL, dataset.item_text, num_codes) for row_IL in rows
+    naming.name_codes(row_IL, dataset.item_text, catalog.num_codes)
+    for row_IL in rows
   )
   return CodeNames(coarse, fine)
 
@@ -57,6 +59,7 @@ def make_examples(
   user_ids: Sequence[str],
   targets: Sequence[int | None],
   shown: int,
+  exclude_seen: bool = False,
 ) -> list[dict[str, Any]]:
   """Recommends to the given users and says why.
 
@@ -69,11 +72,12 @@ def make_examples(
     user_ids: external ids.
     targets: the item that came next, or None where nobody knows.
     shown: recommendations per user.
+    exclude_seen: leave out items of the history.
 
   Returns:
     One dict per user, in the schema of `evaluate.report.Contents.examples`.
   """
-  items_UK, scores_UK = recommender.recommend(histories, False)
+  items_UK, scores_UK = recommender.recommend(histories, exclude_seen)
   items_UK, scores_UK = items_UK[:, :shown], scores_UK[:, :shown]
   share_UKLV = recommender.thoughts(histories, items_UK)
   examples = []
@@ -114,17 +118,13 @@ def _chain(
     named = level < len(names.fine)
     if share_LV is not None and named:
       for coarse in np.argsort(-share_LV[level])[:SHOWN_THOUGHTS].tolist():
-        label = names.coarse[level][coarse] if _in(names, level, coarse) else ""
-        thought.append((label or f"#{coarse}", float(share_LV[level, coarse])))
+        label = names.coarse[level][coarse] or f"#{coarse}"
+        thought.append((label, float(share_LV[level, coarse])))
     name = names.fine[level][code] if named else ""
     chain.append(
       {"level": level, "thought": thought, "code": code, "name": name}
     )
   return chain
-
-
-def _in(names: CodeNames, level: int, code: int) -> bool:
-  return code < len(names.coarse[level])
 
 
 def as_text(examples: Sequence[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from holorec_jax.decode.recommender import Histories
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import examples, stages
+from holorec_jax.experiment import examples, preparation, training
 from holorec_jax.experiment.config import Config
 
 DEFAULT_USERS = 3
@@ -19,6 +19,7 @@ def recommend(
   users: Sequence[str],
   system: str,
   k: int,
+  exclude_seen: bool,
 ) -> None:
   """Prints k items, and why, for users of the data set.
 
@@ -28,6 +29,7 @@ def recommend(
     users: external user ids; none takes the first few.
     system: one of config.systems.
     k: items per user, at most config.search.k.
+    exclude_seen: leave out items of the history.
 
   Raises:
     UserError: unknown user or system, k too large, or stages not run.
@@ -41,15 +43,15 @@ def recommend(
       f"--k={k}: the search returns config.search.k={config.search.k} items;"
       " ask for fewer, or raise search.k and search.beam"
     )
-  data = stages.load_data(config, workdir)
-  built, sids_content = stages.load_catalog(config, workdir, data)
-  stages.best_steps(config, workdir, data, sids_content)
+  data = preparation.load_data(config, workdir)
+  built, sids_content = preparation.load_catalog(config, workdir, data)
+  training.best_steps(config, workdir, data, sids_content)
   rows_U = _find(data.dataset.user_ids, users)
-  recommender = stages.load_recommender(config, workdir, built, system)
+  recommender = training.load_recommender(config, workdir, built, system)
   shown = examples.make_examples(
     data.dataset,
     built,
-    examples.name_all(data.dataset, built, config.sid.codes),
+    examples.name_all(data.dataset, built),
     recommender,
     Histories(
       data.dataset.items,
@@ -59,6 +61,7 @@ def recommend(
     data.dataset.user_ids[rows_U],
     [None] * len(rows_U),
     k,
+    exclude_seen,
   )
   print(examples.as_text(shown))
 

@@ -13,7 +13,12 @@ from holorec_jax.data.synthetic import SyntheticConfig
 from holorec_jax.decode.recommender import SearchConfig
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import metrics
-from holorec_jax.experiment import evaluation, recommendation, stages
+from holorec_jax.experiment import (
+  evaluation,
+  preparation,
+  recommendation,
+  training,
+)
 from holorec_jax.experiment.config import Config, as_config_dict, load_config
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.quantize.nested import NestedConfig
@@ -47,9 +52,9 @@ TINY = Config(
 def run_all(config, workdir):
   config = load_config(as_config_dict(config), workdir)
   for stage in (
-    stages.prepare_data,
-    stages.fit_sids,
-    stages.train,
+    preparation.prepare_data,
+    preparation.fit_sids,
+    training.train,
     evaluation.evaluate,
   ):
     stage(config, workdir)
@@ -127,30 +132,30 @@ def test_changed_codes_are_refused(finished, tmp_path):
   sids_IRL = np.load(copy / "sids" / "sids.npy")
   np.save(copy / "sids" / "sids.npy", sids_IRL[::-1])
   with pytest.raises(UserError, match=r"sids\.npy was changed"):
-    stages.train(config, copy)
+    training.train(config, copy)
 
 
 def test_stages_name_the_one_that_is_missing(tmp_path):
   config = load_config(as_config_dict(TINY), tmp_path)
   with pytest.raises(UserError, match="prepare_data"):
-    stages.fit_sids(config, tmp_path)
-  stages.prepare_data(config, tmp_path)
+    preparation.fit_sids(config, tmp_path)
+  preparation.prepare_data(config, tmp_path)
   with pytest.raises(UserError, match="fit_sids"):
-    stages.train(config, tmp_path)
+    training.train(config, tmp_path)
 
 
 def test_recommendations_show_titles_and_thoughts(finished, capsys):
   config, workdir = finished
-  user = str(stages.load_data(config, workdir).dataset.user_ids[5])
-  recommendation.recommend(config, workdir, [user], "thinking", 2)
+  user = str(preparation.load_data(config, workdir).dataset.user_ids[5])
+  recommendation.recommend(config, workdir, [user], "thinking", 2, False)
   printed = capsys.readouterr().out
   assert f"User {user}" in printed
   assert printed.count("thinks ") == 2 * 2
-  recommendation.recommend(config, workdir, [user], "non_thinking", 2)
+  recommendation.recommend(config, workdir, [user], "non_thinking", 2, True)
   assert "thinks " not in capsys.readouterr().out
 
 
 def test_unknown_user_is_named(finished):
   config, workdir = finished
   with pytest.raises(UserError, match="nobody"):
-    recommendation.recommend(config, workdir, ["nobody"], "thinking", 2)
+    recommendation.recommend(config, workdir, ["nobody"], "thinking", 2, False)

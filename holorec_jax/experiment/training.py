@@ -1,0 +1,192 @@
+"""The training stage: dataset/ and sids/ -> checkpoints/ of every system."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from holorec_jax import artifacts, catalog, config_fields, sharding
+from holorec_jax.data import pipeline
+from holorec_jax.decode.recommender import Histories, Recommender
+from holorec_jax.evaluate import metrics, targets
+from holorec_jax.experiment import preparation
+from holorec_jax.experiment.config import SYSTEMS, Config
+from holorec_jax.experiment.preparation import Data
+from holorec_jax.models.generator import Generator
+from holorec_jax.train import checkpoint, loop, seal
+from holorec_jax.train.step import Codes, init_params
+
+
+def system_folder(
+  config: Config, workdir: pathlib.Path, name: str
+) -> pathlib.Path:
+  """The headline system lies in the workdir, others in systems/NAME."""
+  return workdir if name == config.systems[0] else workdir / "systems" / name
+
+
+def make_generator(
+  config: Config, built: catalog.Catalog, name: str
+) -> Generator:
+  """The generator of one system of SYSTEMS."""
+  thought, aligned = SYSTEMS[name]
+  return Generator(
+    config=dataclasses.replace(config.model, thought=thought),
+    num_levels=built.codes_IL.shape[1],
+    num_codes=built.num_codes,
+    num_aligned=built.sids_IRL.shape[1] - 1 if aligned else 0,
+  )
+
+
+def histories_of(rows: targets.Targets) -> Histories:
+  """Evaluation rows as histories."""
+  return Histories(rows.events_E, rows.starts_U, rows.ends_U)
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+  """Trains every system from its newest checkpoint to the end."""
+  data = preparation.load_data(config, workdir)
+  built, sids_content = preparation.load_catalog(config, workdir, data)
+  for name in config.systems:
+    folder = system_folder(config, workdir, name)
+    made_from = _made_from(config, data, sids_content)
+    if seal.read_metrics(folder / "checkpoints"):
+      config_fields.check_same_config(folder / "checkpoints", made_from)
+    else:
+      (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+      artifacts.write_json(folder / "checkpoints" / "config.json", made_from)
+    progress = seal.read_loop(folder / "checkpoints")
+    if progress is not None and progress["finished"]:
+      logging.info("%s is trained", name)
+      continue
+    _train_system(config, data, built, name, folder)
+
+
+def train_seconds(config: Config, workdir: pathlib.Path) -> dict[str, float]:
+  """Training time of every system, restarts included, and their sum."""
+  seconds = {}
+  for name in config.systems:
+    folder = system_folder(config, workdir, name) / "checkpoints"
+    progress = seal.read_loop(folder)
+    seconds[f"train/{name}"] = (
+      round(progress["seconds"], 1) if progress else 0.0
+    )
+  return {"train": sum(seconds.values()), **seconds}
+
+
+def _made_from(config: Config, data: Data, sids_content: str) -> dict:
+  sections = ("catalog", "input", "model", "loss", "optim", "train")
+  return config.section(*sections) | {
+    "inputs": {"dataset": data.content, "sids": sids_content}
+  }
+
+
+def best_steps(
+  config: Config, workdir: pathlib.Path, data: Data, sids_content: str
+) -> dict[str, int]:
+  """The step of every system's best checkpoint.
+
+  Raises:
+    UserError: a system is not trained, or on other data or codes.
+  """
+  steps = {}
+  for name in config.systems:
+    folder = system_folder(config, workdir, name) / "checkpoints"
+    ranked = seal.rank_by_metric(seal.read_metrics(folder))
+    progress = seal.read_loop(folder)
+    if not ranked or progress is None:
+      preparation.needs(None, folder, "train")
+    elif not progress["finished"]:
+      logging.warning(
+        "%s is not trained to its end: launch/train.py goes on with it", name
+      )
+    config_fields.check_same_config(
+      folder, _made_from(config, data, sids_content)
+    )
+    steps[name] = ranked[0]
+  return steps
+
+
+def _train_system(
+  config: Config,
+  data: Data,
+  built: catalog.Catalog,
+  name: str,
+  folder: pathlib.Path,
+) -> None:
+  mesh = sharding.make_mesh()
+  model = make_generator(config, built, name)
+  source = pipeline.make_source(
+    data.dataset, data.split, config.input, mesh.size
+  )
+  logging.info(
+    "%s: %r, %d batches an epoch, padding %.1f %%",
+    name,
+    source,
+    source.batches_per_epoch,
+    100 * source.padding_share,
+  )
+  rows = targets.from_positions(data.dataset, data.split.valid)
+  sample = np.random.default_rng(config.train.seed).permutation(len(rows))
+  rows = rows.take(np.sort(sample[: config.train.valid_users]))
+  recommender = Recommender(
+    model,
+    {},  # every validation brings its own parameters
+    built,
+    mesh,
+    config.input.max_history,
+    config.search,
+  )
+
+  def validate(params: dict) -> dict[str, float]:
+    recommender.set_params(params)
+    items_UK, _ = recommender.recommend(histories_of(rows), False)
+    ranks_U = metrics.target_ranks(items_UK, rows.items_U)
+    return {
+      f"valid/{key}": value for key, value in metrics.summarise(ranks_U).items()
+    }
+
+  codes = jax.device_put(
+    Codes(jnp.asarray(built.sids_IRL), jnp.asarray(built.codes_IL)),
+    sharding.replicated(mesh),
+  )
+  progress = loop.train(
+    model,
+    source,
+    codes,
+    validate,
+    mesh,
+    config.loss,
+    config.optim,
+    config.train,
+    folder,
+    name,
+  )
+  logging.info(
+    "%s: best %s %.4f at step %d, %.0f s",
+    name,
+    loop.METRIC,
+    progress.best,
+    progress.best_step,
+    progress.seconds,
+  )
+
+
+def load_recommender(
+  config: Config, workdir: pathlib.Path, built: catalog.Catalog, name: str
+) -> Recommender:
+  """The best checkpoint of one system, ready to answer."""
+  model = make_generator(config, built, name)
+  target = jax.eval_shape(lambda: init_params(model, 0))
+  params = checkpoint.restore_params(
+    system_folder(config, workdir, name) / "checkpoints",
+    "best",
+    target,
+    field="average",
+  )
+  mesh = sharding.make_mesh()
+  return Recommender(
+    model, params, built, mesh, config.input.max_history, config.search
+  )

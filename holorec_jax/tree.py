@@ -1,8 +1,9 @@
 """The prefix tree of valid codes as flat numpy arrays (no jax here).
 
-Sorted code rows make every level's nodes contiguous and every node's children
-contiguous one level below, so a node needs only its first child, its number
-of children and its code. Nodes are numbered level by level from the root 0.
+Sorted code rows make every level's nodes contiguous, every node's children
+contiguous one level below and its items contiguous in one array, so a node
+needs only its code and where its children and its items begin and how many
+there are. Nodes are numbered level by level from the root 0.
 """
 
 import dataclasses
@@ -18,8 +19,10 @@ class Tree:
 
   Attributes:
     code: (nodes,) int32 code that leads into the node; the root's is -1.
-    first_child: (nodes,) int32; for a leaf, its first place in `leaf_items`.
-    num_children: (nodes,) int32; for a leaf, its number of items.
+    first_child: (inner nodes,) int32 node; leaves, numbered last, have none.
+    num_children: (inner nodes,) int32.
+    first_item: (nodes,) int32 place in `leaf_items` of the first item below.
+    num_items: (nodes,) int32 items below the node, at consecutive places.
     level_start: (L + 2,) int64; nodes of level l are level_start[l : l + 2].
     fanout: (L,) most children of any node at depth 0 .. L - 1.
     leaf_items: (I,) int32 items, sorted by code row.
@@ -29,6 +32,8 @@ class Tree:
   code: np.ndarray
   first_child: np.ndarray
   num_children: np.ndarray
+  first_item: np.ndarray
+  num_items: np.ndarray
   level_start: np.ndarray
   fanout: tuple[int, ...]
   leaf_items: np.ndarray
@@ -44,7 +49,11 @@ class Tree:
 
   @property
   def largest_leaf(self) -> int:
-    return int(self.num_children[self.level_start[-2] :].max())
+    return int(self.num_items[self.level_start[-2] :].max())
+
+  def place_of_item(self) -> np.ndarray:
+    """(I,) int32 place of each item in `leaf_items`."""
+    return np.argsort(self.leaf_items).astype(np.int32)
 
   def leaf_of_item(self) -> np.ndarray:
     """(I,) int32 node of the leaf that holds each item."""
@@ -53,7 +62,7 @@ class Tree:
     )
     leaf_I = np.empty(len(self.leaf_items), np.int32)
     leaf_I[self.leaf_items] = np.repeat(
-      leaf_node, self.num_children[self.level_start[-2] :]
+      leaf_node, self.num_items[self.level_start[-2] :]
     )
     return leaf_I
 
@@ -101,20 +110,20 @@ def build_tree(codes_IL: np.ndarray, num_codes: int) -> Tree:
     for level, rows in enumerate(opening_rows[1:])
   ]
   first_child, num_children = [], []
-  for depth, rows in enumerate(opening_rows):
-    if depth < num_levels:
-      below, base = opening_rows[depth + 1], level_start[depth + 1]
-    else:
-      below, base = np.arange(num_items), 0
-    first = np.searchsorted(below, rows)
-    first_child.append((base + first).astype(np.int32))
-    num_children.append(np.diff(np.append(first, len(below))).astype(np.int32))
+  for depth in range(num_levels):
+    below = opening_rows[depth + 1]
+    first = np.searchsorted(below, opening_rows[depth])
+    first_child.append(level_start[depth + 1] + first)
+    num_children.append(np.diff(first, append=len(below)))
+  num_below = [np.diff(rows, append=num_items) for rows in opening_rows]
   return Tree(
     code=np.concatenate(code),
-    first_child=np.concatenate(first_child),
-    num_children=np.concatenate(num_children),
+    first_child=np.concatenate(first_child).astype(np.int32),
+    num_children=np.concatenate(num_children).astype(np.int32),
+    first_item=np.concatenate(opening_rows).astype(np.int32),
+    num_items=np.concatenate(num_below).astype(np.int32),
     level_start=level_start,
-    fanout=tuple(int(n.max()) for n in num_children[:num_levels]),
+    fanout=tuple(int(n.max()) for n in num_children),
     leaf_items=order,
     num_codes=num_codes,
   )

@@ -14,9 +14,12 @@ def test_literal_arrays():
   # Root; codes 0 and 1; then 02, 10, 13.
   assert tree.code.tolist() == [-1, 0, 1, 2, 0, 3]
   assert tree.level_start.tolist() == [0, 1, 3, 6]
-  assert tree.first_child.tolist() == [1, 3, 4, 0, 2, 4]
-  assert tree.num_children.tolist() == [2, 1, 2, 2, 2, 1]
+  assert tree.first_child.tolist() == [1, 3, 4]
+  assert tree.num_children.tolist() == [2, 1, 2]
+  assert tree.first_item.tolist() == [0, 0, 2, 0, 2, 4]
+  assert tree.num_items.tolist() == [5, 2, 3, 2, 2, 1]
   assert tree.leaf_items.tolist() == [1, 3, 0, 4, 2]
+  assert tree.place_of_item().tolist() == [2, 0, 4, 1, 3]
   assert tree.fanout == (2, 2)
   assert (tree.num_levels, tree.num_leaves, tree.largest_leaf) == (2, 3, 2)
   assert tree.leaf_of_item().tolist() == [4, 3, 5, 3, 4]
@@ -24,13 +27,18 @@ def test_literal_arrays():
 
 def walk(tree, node: int, depth: int):
   """All (codes, items) below a node."""
-  first, count = tree.first_child[node], tree.num_children[node]
+  first, count = tree.first_item[node], tree.num_items[node]
+  below = tree.leaf_items[first : first + count].tolist()
   if depth == tree.num_levels:
-    yield (), tree.leaf_items[first : first + count].tolist()
+    yield (), below
     return
+  first, count = tree.first_child[node], tree.num_children[node]
+  met = []
   for child in range(first, first + count):
     for codes, items in walk(tree, child, depth + 1):
+      met += items
       yield (int(tree.code[child]), *codes), items
+  assert met == below
 
 
 @pytest.mark.parametrize(
@@ -49,6 +57,9 @@ def test_a_walk_finds_every_item_at_its_codes(items, levels, codes):
   assert tree.largest_leaf == max(map(len, groups.values()))
   prefixes = [{row[:depth] for row in groups} for depth in range(levels + 1)]
   assert np.diff(tree.level_start).tolist() == [len(p) for p in prefixes]
+  np.testing.assert_array_equal(
+    tree.leaf_items[tree.place_of_item()], np.arange(items)
+  )
   leaf_I = tree.leaf_of_item()
   for item, row in enumerate(codes_IL):
     assert tree.code[leaf_I[item]] == row[-1]

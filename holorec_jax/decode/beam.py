@@ -4,7 +4,9 @@ The library knows nothing of the network: it is given `start` (level 0, one
 branch per user) and `level` (all beams), and walks the tree with them. Level 0
 runs outside the scan because it has one beam, not M. Only codes that continue
 a beam's prefix are scored; a beam slot without a continuation is dead (score
--inf) and never filled with a fake.
+-inf) and never filled with a fake. A prefix without any item left for the user
+takes no slot at any level, so a beam of M finds M items whenever the user has M
+left.
 """
 
 from collections.abc import Callable
@@ -25,11 +27,13 @@ class SearchTree:
 
   Attributes:
     code: (nodes,) code that leads into a node.
-    first_child: (nodes,) first child, or first place in leaf_items.
-    num_children: (nodes,) children, or items of a leaf.
+    first_child: (inner nodes,) first child.
+    num_children: (inner nodes,) children.
+    first_item: (nodes,) place in leaf_items of the first item below.
+    num_items: (nodes,) items below.
     leaf_items: (I,) items in code order.
+    place_I: (I,) place of an item in leaf_items.
     log_share_I: (I,) log share of an item in its leaf.
-    leaf_I: (I,) node of an item's leaf.
     num_levels: L.
     fanout: most children of a node at depth 0, between, and L - 1.
     largest_leaf: most items of a leaf.
@@ -38,9 +42,11 @@ class SearchTree:
   code: jax.Array
   first_child: jax.Array
   num_children: jax.Array
+  first_item: jax.Array
+  num_items: jax.Array
   leaf_items: jax.Array
+  place_I: jax.Array
   log_share_I: jax.Array
-  leaf_I: jax.Array
   num_levels: int = struct.field(pytree_node=False)
   fanout: tuple[int, int, int] = struct.field(pytree_node=False)
   largest_leaf: int = struct.field(pytree_node=False)
@@ -53,9 +59,11 @@ def device_tree(catalog: Catalog) -> SearchTree:
     code=jnp.asarray(tree.code),
     first_child=jnp.asarray(tree.first_child),
     num_children=jnp.asarray(tree.num_children),
+    first_item=jnp.asarray(tree.first_item),
+    num_items=jnp.asarray(tree.num_items),
     leaf_items=jnp.asarray(tree.leaf_items),
+    place_I=jnp.asarray(tree.place_of_item()),
     log_share_I=jnp.asarray(catalog.log_share_I),
-    leaf_I=jnp.asarray(tree.leaf_of_item()),
     num_levels=tree.num_levels,
     fanout=(tree.fanout[0], max(tree.fanout[1:-1], default=0), tree.fanout[-1]),
     largest_leaf=tree.largest_leaf,
@@ -98,7 +106,7 @@ def _expand(
   tree: SearchTree,
   fanout: int,
   width: int,
-  excluded_BT: jax.Array | None,
+  excluded_place_BT: jax.Array | None,
 ) -> tuple[Beams, jax.Array]:
   """Best `width` continuations of all beams, and the beam each came from."""
   B, M = beams.node_BM.shape
@@ -110,8 +118,10 @@ def _expand(
   score_BMF = beams.score_BM[..., None] + jnp.take_along_axis(
     log_prob_BMV, code_BMF, axis=-1
   )
-  if excluded_BT is not None:
-    alive_BMF &= ~_exhausted(child_BMF, tree, excluded_BT)
+  if excluded_place_BT is not None:
+    alive_BMF &= ~_exhausted(
+      tree.first_item[child_BMF], tree.num_items[child_BMF], excluded_place_BT
+    )
   score_BMF = jnp.where(alive_BMF, score_BMF, DEAD)
   flat_BX = score_BMF.reshape(B, M * fanout)
   score_BW, index_BW = jax.lax.top_k(flat_BX, min(width, M * fanout))
@@ -127,37 +137,46 @@ def _expand(
   return Beams(node_BW, score_BW), index_BW // fanout
 
 
-def _distinct(excluded_BT: jax.Array) -> jax.Array:
-  """Drops repetitions (to -1): a history may hold an item many times."""
-  sorted_BT = jnp.sort(excluded_BT, axis=1)
-  repeated_BT = sorted_BT[:, 1:] == sorted_BT[:, :-1]
-  return sorted_BT.at[:, 1:].set(jnp.where(repeated_BT, -1, sorted_BT[:, 1:]))
+def _places(excluded_BT: jax.Array, tree: SearchTree) -> jax.Array:
+  """Excluded items' places, each once (a history may repeat items), else -1."""
+  place_BT = tree.place_I[jnp.maximum(excluded_BT, 0)]
+  place_BT = jnp.sort(jnp.where(excluded_BT >= 0, place_BT, -1), axis=1)
+  repeated_BT = place_BT[:, 1:] == place_BT[:, :-1]
+  return place_BT.at[:, 1:].set(jnp.where(repeated_BT, -1, place_BT[:, 1:]))
 
 
-def _exhausted(child_BMF, tree, excluded_BT) -> jax.Array:
-  """Leaves all of whose items are excluded; excluded_BT is distinct."""
-  leaf_BT = jnp.where(
-    excluded_BT >= 0, tree.leaf_I[jnp.maximum(excluded_BT, 0)], -1
+def _exhausted(
+  first_BMX: jax.Array, num_BMX: jax.Array | int, place_BT: jax.Array
+) -> jax.Array:
+  """Whether all of the `num` places from `first` on are excluded.
+
+  Counts one excluded place at a time: at T = 64, (B, M, X, T) booleans at once
+  take ten times as long on CPU, and a binary search twice as long.
+  """
+
+  def count(found_BMX, place_B):
+    offset_BMX = place_B[:, None, None] - first_BMX
+    return found_BMX + ((offset_BMX >= 0) & (offset_BMX < num_BMX)), None
+
+  found_BMX, _ = jax.lax.scan(
+    count, jnp.zeros_like(first_BMX), place_BT.T, unroll=8
   )
-  hits_BMF = jnp.sum(child_BMF[..., None] == leaf_BT[:, None, None, :], axis=-1)
-  return (hits_BMF > 0) & (hits_BMF >= tree.num_children[child_BMF])
+  return found_BMX == num_BMX
 
 
 def _items_of_leaves(
-  beams: Beams, tree: SearchTree, k: int, excluded_BT: jax.Array | None
+  beams: Beams, tree: SearchTree, k: int, excluded_place_BT: jax.Array | None
 ) -> Items:
   """Resolves collisions: leaves to items, ranked by score + log share."""
   B = beams.node_BM.shape[0]
   slot_G = jnp.arange(tree.largest_leaf)
-  place_BMG = tree.first_child[beams.node_BM][..., None] + slot_G
-  alive_BMG = (slot_G < tree.num_children[beams.node_BM][..., None]) & (
+  place_BMG = tree.first_item[beams.node_BM][..., None] + slot_G
+  alive_BMG = (slot_G < tree.num_items[beams.node_BM][..., None]) & (
     beams.score_BM > DEAD
   )[..., None]
   item_BMG = tree.leaf_items[jnp.where(alive_BMG, place_BMG, 0)]
-  if excluded_BT is not None:
-    alive_BMG &= ~jnp.any(
-      item_BMG[..., None] == excluded_BT[:, None, None, :], axis=-1
-    )
+  if excluded_place_BT is not None:
+    alive_BMG &= ~_exhausted(place_BMG, 1, excluded_place_BT)
   score_BMG = jnp.where(
     alive_BMG, beams.score_BM[..., None] + tree.log_share_I[item_BMG], DEAD
   )
@@ -194,15 +213,15 @@ def beam_search(
   Returns:
     Items and scores, best first; equal scores keep tree order.
   """
+  excluded_place_BT = None
   if excluded_BT is not None:
-    excluded_BT = _distinct(excluded_BT)
+    excluded_place_BT = _places(excluded_BT, tree)
   state, log_prob_B1V = start()
   B = log_prob_B1V.shape[0]
   root = Beams(jnp.zeros((B, 1), jnp.int32), jnp.zeros((B, 1), jnp.float32))
   last = tree.num_levels - 1
-  excluded_here = excluded_BT if last == 0 else None
   beams, _ = _expand(
-    root, log_prob_B1V, tree, tree.fanout[0], beam, excluded_here
+    root, log_prob_B1V, tree, tree.fanout[0], beam, excluded_place_BT
   )
   if last > 0:
     # Every beam starts from the user's one branch.
@@ -214,17 +233,17 @@ def beam_search(
       state, beams = carry
       state, log_prob_BMV = level(state, depth, tree.code[beams.node_BM])
       beams, parent_BM = _expand(
-        beams, log_prob_BMV, tree, tree.fanout[1], beam, None
+        beams, log_prob_BMV, tree, tree.fanout[1], beam, excluded_place_BT
       )
       return (reorder(state, parent_BM), beams), None
 
     (state, beams), _ = jax.lax.scan(inner, (state, beams), jnp.arange(1, last))
-    # The last level has its own, smaller fan-out and knows of exclusions.
+    # The last level has its own, smaller fan-out.
     _, log_prob_BMV = level(state, jnp.int32(last), tree.code[beams.node_BM])
     beams, _ = _expand(
-      beams, log_prob_BMV, tree, tree.fanout[2], beam, excluded_BT
+      beams, log_prob_BMV, tree, tree.fanout[2], beam, excluded_place_BT
     )
-  return _items_of_leaves(beams, tree, k, excluded_BT)
+  return _items_of_leaves(beams, tree, k, excluded_place_BT)
 
 
 def reorder(state, parent_BM: jax.Array):

@@ -53,6 +53,14 @@ class Histories:
   def __len__(self) -> int:
     return len(self.starts_U)
 
+  def width(self, rows: slice) -> int:
+    """Slots for the longest of these: a power of two, at least 16.
+
+    Few distinct widths are few compilations.
+    """
+    longest = int((self.ends_U[rows] - self.starts_U[rows]).max(initial=1))
+    return max(16, 1 << (longest - 1).bit_length())
+
   def padded(self, rows: slice, width: int) -> np.ndarray:
     """(rows, width) int32: the latest `width` items, oldest first, then -1."""
     end = self.ends_U[rows]
@@ -111,15 +119,12 @@ class Recommender:
     Returns:
       (items (U, K) int32, -1 where none; log-probabilities (U, K) float32).
     """
-    longest = int((histories.ends_U - histories.starts_U).max(initial=1))
-    # A power of two: few distinct widths, few compilations.
-    seen_width = 1 << (longest - 1).bit_length() if longest > 1 else 1
     items, scores = [], []
     for rows in self._batches(len(histories), progress):
       item_BT = self._pad(histories.padded(rows, self._width))
       seen_BT = None
       if exclude_seen:
-        seen_BT = self._pad(histories.padded(rows, seen_width))
+        seen_BT = self._pad(histories.padded(rows, histories.width(rows)))
       answer = self._search[exclude_seen](
         self._params,
         self._codes_IL,

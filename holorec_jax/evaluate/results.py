@@ -3,14 +3,17 @@
   {"headline": "thinking", "counts": {"items": I, "test": U, "valid": U},
    "test": {"item": {"recall@1": .., "ndcg@10": ..}, "item_unseen": {..},
             "sid": {..}},
-   "valid": {..}, "valid_fraction": 1.0, "coverage": .4,
+   "valid": {..},
+   "valid_fraction": 1.0, "valid_fraction_unseen": 1.0, "coverage": .4,
    "modes": {name: {"test": .., "valid": .., "valid_fraction": ..,
-                    "coverage": ..}},
+                    "valid_fraction_unseen": .., "coverage": ..}},
    "baselines": {name: {"item": .., "item_unseen": .., "coverage": ..}},
    "intervals": {..}, "differences": {..}, "slices": {..}, "seconds": {..}}
 
 item ranks all items, item_unseen leaves out those of the history, sid counts a
-code string that equals the target's as a hit. The top level is the headline
+code string that equals the target's as a hit. valid_fraction is the share of
+the lists' slots that hold an item of the catalogue, over the lists of all items
+or (_unseen) of those that the user has left. The top level is the headline
 system; `modes` holds the others. Baselines are on test. `intervals` mirrors the
 tree: the interval of results[a][b][c] is results["intervals"][a][b][c], [low,
 high]. `differences` is the headline minus each other system, paired on test:
@@ -83,7 +86,7 @@ def build(
     "slices": _slices(on_test, rows["test"], counts_I),
     "seconds": dict(seconds),
   }
-  _add_validity(tree, lists, len(counts_I))
+  _add_validity(tree, lists, rows["test"], len(counts_I))
   return tree
 
 
@@ -164,8 +167,13 @@ def _slices(on_test: Tree, rows: Targets, counts_I: np.ndarray) -> Tree:
   }
 
 
-def _add_validity(tree: Tree, lists: Tree, num_items: int) -> None:
-  """Adds coverage and valid_fraction of test to every system."""
+def _add_validity(
+  tree: Tree, lists: Tree, rows: Targets, num_items: int
+) -> None:
+  """Adds coverage and valid fractions of test to every system."""
+  row, item, _ = rows.flat_histories()
+  seen = np.unique(row * num_items + item) // num_items
+  left_U = num_items - np.bincount(seen, minlength=len(rows))
   systems = [(tree, lists["test"])]
   systems += [
     (tree["modes"][name], mode["test"]) for name, mode in lists["modes"].items()
@@ -176,6 +184,11 @@ def _add_validity(tree: Tree, lists: Tree, num_items: int) -> None:
   for entry, part in systems:
     entry["coverage"] = metrics.coverage(part.kept_UK, num_items)
     entry["valid_fraction"] = metrics.valid_fraction(part.kept_UK, num_items)
+    # An unseen list cannot be longer than what the user has left.
+    slots_UK = np.arange(part.unseen_UK.shape[1]) < left_U[:, None]
+    entry["valid_fraction_unseen"] = metrics.valid_fraction(
+      part.unseen_UK[slots_UK][:, None], num_items
+    )
 
 
 def _check_lengths(lists: Tree, num_items: int) -> None:

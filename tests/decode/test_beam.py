@@ -49,6 +49,39 @@ def score_all(table, catalog: Catalog) -> np.ndarray:
   return scores
 
 
+def beam_by_sets(
+  table, catalog: Catalog, row: int, beam: int, excluded: set
+) -> list[int]:
+  """All items left below the beam, if it keeps the best prefixes that have any.
+
+  No tree: prefixes are rows of codes, and what is left of them a set.
+  """
+  codes_IL = catalog.codes_IL.tolist()
+  kept = {(): 0.0}
+  for level in range(len(codes_IL[0])):
+    left = {
+      tuple(codes[: level + 1])
+      for item, codes in enumerate(codes_IL)
+      if item not in excluded
+    }
+    scores = {}
+    for prefix in left & {
+      (*p, v) for p in kept for v in range(table.shape[-1])
+    }:
+      number = 0
+      for code in prefix[:-1]:
+        number = number * table.shape[-1] + code
+      step = table[level, row, number, prefix[-1]]
+      scores[prefix] = kept[prefix[:-1]] + float(step)
+    best = sorted(scores, key=scores.__getitem__, reverse=True)[:beam]
+    kept = {prefix: scores[prefix] for prefix in best}
+  return [
+    item
+    for item, codes in enumerate(codes_IL)
+    if tuple(codes) in kept and item not in excluded
+  ]
+
+
 def assert_best(found: Items, scores_BI, k: int, excluded: list[set]):
   """The k best allowed items, best first, then -1."""
   for row, (items_K, scores_K) in enumerate(zip(*map(np.asarray, found))):
@@ -140,6 +173,65 @@ def test_an_exhausted_leaf_takes_no_place_in_the_beam():
   seen_BT = np.array([[-1, -1, -1], [0, -1, -1], [2, 0, 1], [0, 1, 1]])
   found = search(table, device_tree(catalog), 1, 2, seen_BT)
   assert found.item_BK.tolist() == [[0, -1], [1, 2], [3, -1], [2, -1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+  ("items", "levels", "codes", "beam"),
+  [(12, 1, 9, 3), (50, 2, 6, 4), (60, 3, 4, 1), (60, 3, 4, 5), (70, 4, 3, 6)],
+)
+def test_a_beam_keeps_the_best_prefixes_with_items_left(
+  items, levels, codes, beam, seed
+):
+  users = 8
+  catalog = tiny.make_catalog(items, levels, codes, distinct=False, seed=seed)
+  table = draw_table(users, levels, codes)
+  rng = np.random.default_rng(seed)
+  # Users have seen from nothing up to all but a few, some of it repeatedly.
+  seen_BT = np.stack([rng.permutation(items) for _ in range(users)])
+  count_B = np.linspace(0, items - 2, users).astype(int)
+  seen_BT[np.arange(items) >= count_B[:, None]] = -1
+  seen_BT = np.concatenate([seen_BT[:, ::3], seen_BT], 1).astype(np.int32)
+  found = search(table, device_tree(catalog), beam, beam, seen_BT)
+  scores_BI = score_all(table, catalog)
+  for row, seen_T in enumerate(seen_BT):
+    excluded = set(seen_T.tolist())
+    below = beam_by_sets(np.asarray(table), catalog, row, beam, excluded)
+    best = sorted(below, key=lambda item: -scores_BI[row, item])[:beam]
+    # A beam is full unless it holds all that is left.
+    assert len(best) == min(beam, items - len(excluded - {-1}))
+    assert found.item_BK[row].tolist() == best + [-1] * (beam - len(best))
+    np.testing.assert_allclose(
+      found.score_BK[row, : len(best)], scores_BI[row, best], rtol=1e-5
+    )
+
+
+def test_seen_items_under_a_popular_prefix_leave_the_beam_full():
+  # Items 0 .. 23 begin with code 0, which everybody is offered first.
+  codes_IL = np.array(
+    [[0, a, b] for a in range(4) for b in range(6)]
+    + [[a, b, 0] for a in (1, 2, 3) for b in range(4)]
+  )
+  catalog = build_catalog(codes_IL[:, None], codes_IL, np.ones(36), 6)
+  table = np.array(draw_table(3, 3, 6))
+  table[0, :, 0] = np.log([0.95, 0.01, 0.01, 0.01, 0.01, 0.01])
+  # The first user has seen all of the prefix, the second all but one leaf
+  # each below 0 0 and 0 2, the third all but that below 0 2.
+  seen_BT = np.tile(np.arange(24, dtype=np.int32), (3, 1))
+  seen_BT[1, [5, 14]] = -1
+  seen_BT[2, 14] = -1
+  k = 4
+  found = search(table, device_tree(catalog), k, k, seen_BT)
+  items_BK = np.asarray(found.item_BK)
+  assert (items_BK >= 0).all()
+  for row in range(3):
+    assert not set(items_BK[row].tolist()) & set(seen_BT[row].tolist())
+  assert set(items_BK[1, :2].tolist()) == {5, 14}
+  assert items_BK[2, 0] == 14
+  # Codes 1, 2 and 3 all survive the first level: what is best below them is
+  # best of all.
+  scores_I = score_all(table, catalog)[0]
+  assert items_BK[0, 0] == 24 + np.argmax(scores_I[24:])
 
 
 def test_ties_keep_the_order_of_the_tree():

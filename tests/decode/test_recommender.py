@@ -30,6 +30,7 @@ def system():
   )
   rng = np.random.default_rng(0)
   lengths_U = np.arange(USERS) % 6 + 1
+  lengths_U[9] = 20  # The second batch needs more room for what was seen.
   ends_U = np.cumsum(lengths_U)
   items_E = rng.integers(0, 12, ends_U[-1]).astype(np.int32)
   histories = Histories(items_E, ends_U - lengths_U, ends_U)
@@ -44,6 +45,15 @@ def test_histories_are_cut_to_the_latest_items():
   assert padded.tolist() == [[8, 9], [5, 6], [-1, -1]]
   assert padded.dtype == np.int32
   assert histories.padded(slice(1, 2), 3).tolist() == [[5, 6, -1]]
+
+
+def test_the_width_fits_the_longest_of_a_batch():
+  lengths_U = np.array([3, 1, 16, 17, 0, 65])
+  ends_U = np.cumsum(lengths_U)
+  histories = Histories(np.zeros(102, int), ends_U - lengths_U, ends_U)
+  batches = [(0, 2), (1, 3), (2, 4), (4, 5), (3, 6), (2, 2)]
+  widths = [histories.width(slice(*batch)) for batch in batches]
+  assert widths == [16, 16, 32, 16, 128, 16]
 
 
 def test_every_user_gets_what_scoring_all_items_says(system):

@@ -20,7 +20,8 @@ def test_schema_and_values(build):
   # Item 0 leads every list and shares its code with the first target.
   assert plain["sid"]["recall@1"] == pytest.approx(1 / 3)
   assert tree["baselines"]["popularity"]["item"] == plain["item"]
-  assert tree["valid_fraction"] == tree["coverage"] == 1.0
+  assert tree["coverage"] == 1.0
+  assert tree["valid_fraction"] == tree["valid_fraction_unseen"] == 1.0
   assert tree["seconds"] == {"train": 2.5}
 
 
@@ -68,6 +69,23 @@ def test_table_names_each_system_and_protocol(build):
     assert word in table
   # Baselines have no code strings.
   assert table.count("popularity") == 2
+
+
+def test_valid_fractions_of_both_lists(build, lists):
+  _, right, _ = lists
+  # The histories (0; 4; 5, 0) leave 5, 5 and 4 items.
+  unseen_UK = right.unseen_UK.copy()
+  unseen_UK[:, 4:] = -1
+  unseen_UK[1, 4] = 1
+  tree = build(
+    systems={"thinking": {"test": targets.Lists(right.kept_UK, unseen_UK)}},
+    baselines={"popularity": targets.Lists(unseen_UK, right.kept_UK)},
+  )
+  assert tree["valid_fraction"] == 1.0
+  assert tree["valid_fraction_unseen"] == pytest.approx(13 / 14)
+  floor = tree["baselines"]["popularity"]
+  assert floor["valid_fraction"] == pytest.approx(13 / 18)
+  assert floor["valid_fraction_unseen"] == 1.0
 
 
 def test_short_lists_are_refused(build, lists):

@@ -13,6 +13,7 @@ The argument behind a colon picks the system under the same budget:
 from ml_collections import ConfigDict
 
 from configs import holorec
+from holorec_jax.errors import UserError
 
 SYSTEM = {
   "thinking": "thinking",
@@ -23,6 +24,11 @@ SYSTEM = {
 
 
 def get_config(variant: str = "thinking") -> ConfigDict:
+  if variant not in SYSTEM:
+    raise UserError(
+      f"there is no variant {variant!r}; behind the colon goes one of"
+      f" {', '.join(SYSTEM)}."
+    )
   config = holorec.get_config()
   config.systems = (SYSTEM[variant],)
   config.data.source = "sequences"

@@ -1,8 +1,8 @@
 """HoloRec's defaults; every other config starts from these leaves.
 
-The leaves are those of the library's dataclasses, whose docstrings say what
-each one is; `python launch/run.py --config=configs/holorec.py --helpfull` lists
-them with their values.
+The leaves are those of the library's dataclasses: the docstring of
+holorec_jax/experiment/config.py leads to what each one is. A run lists them
+with their values in WORKDIR/config.json.
 """
 
 from ml_collections import ConfigDict

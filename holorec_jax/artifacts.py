@@ -123,8 +123,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
   """Reads a JSON file; UserError if it is not JSON."""
-  text = pathlib.Path(path).read_text(encoding="utf-8")
   try:
-    return json.loads(text)
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
   except ValueError as error:
     raise UserError(f"{path} is not JSON ({error}): delete it") from None

@@ -6,11 +6,13 @@ interactions, so a collision costs no decoder step.
 """
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
 from holorec_jax import tree as tree_lib
 from holorec_jax.errors import UserError
+from holorec_jax.ranges import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +25,11 @@ class CatalogConfig:
     smoothing: added to every item's training count in a leaf.
   """
 
-  collisions: str = "leaf"
+  collisions: Literal["leaf", "extra_level", "reassign"] = "leaf"
   smoothing: float = 1.0
+
+  def __post_init__(self):
+    check_ranges(self, "config.catalog", smoothing="(0, inf)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -217,10 +217,28 @@ def _check_overrides(spec: str, overrides: Sequence[str], name: str) -> None:
     raise UserError(f"no config file {file}; in {beside}/ there are: {found}")
   values = flags.FlagValues()  # the file alone, before any override
   config_flags.DEFINE_config_file(name, flag_values=values, sys_argv=[""])
-  values(["", f"--{name}={spec}"])
+  try:
+    values(["", f"--{name}={spec}"])
+  except flags.IllegalFlagValueError as error:
+    raise _explain_refusal(error, f"--{name}={spec}") from None
   known = flatten(resolved(values[name].value))
   sections = {k[:i] for k in known for i, c in enumerate(k) if c == "."}
   for path in overrides:
     if path not in known and path not in sections:
       fields = [f"{name}.{k}" for k in known]
       raise UserError(_unknown(f"{name}.{path}", fields))
+
+
+def _explain_refusal(error: Exception, flag: str) -> Exception:
+  """What a config file meant by an error; `error` itself if it is a defect.
+
+  ml_collections and absl each wrap it, with the traceback as their message.
+  """
+  wrapped = error.__context__
+  cause = wrapped and wrapped.__context__
+  if isinstance(cause, UserError):
+    return UserError(f"{flag}: {cause}")
+  if isinstance(cause, TypeError) and str(cause).startswith("get_config() "):
+    takes = "needs an" if "missing" in str(cause) else "takes no"
+    return UserError(f"{flag}: this config file {takes} argument after a colon")
+  return error

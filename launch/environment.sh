@@ -22,7 +22,11 @@ make_venv() {
   local base
   base=$(find_python) || return 1
   echo "making .venv with $("$base" --version)"
-  if ! "$base" -m venv --clear .venv; then
+  # Debian ships Python without the module that puts pip into an environment;
+  # a pip of the system can do that, too.
+  if ! "$base" -m venv --clear .venv >/dev/null 2>&1 &&
+    ! { "$base" -m venv --clear --without-pip .venv &&
+      "$base" -m pip --python .venv/bin/python install -q pip; }; then
     rm -rf .venv
     echo "$base cannot make a virtual environment: install its venv module" \
       "(on Debian: apt install python3-venv), or activate one" >&2

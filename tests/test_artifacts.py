@@ -125,6 +125,7 @@ def test_write_json_keeps_the_old_file_when_it_fails(tmp_path):
 
 
 def test_read_json_names_the_file(tmp_path):
-  (tmp_path / "a.json").write_text('{"a": ')
-  with pytest.raises(UserError, match=r"a\.json is not JSON"):
-    artifacts.read_json(tmp_path / "a.json")
+  for content in (b'{"a": ', b'{"a": "\xe9"}', b""):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.json is not JSON"):
+      artifacts.read_json(tmp_path / "a.json")

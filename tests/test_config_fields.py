@@ -128,7 +128,10 @@ def test_workdir_holds_to_its_config(tmp_path):
 
 CONFIG_FILE = """
 import ml_collections
+from holorec_jax.errors import UserError
 def get_config(arg="100"):
+  if arg == "huge":
+    raise UserError("choose a smaller one")
   return ml_collections.ConfigDict(
     {"train": {"steps": int(arg), "dims": (8, 16), "fast": True}, "seed": 0}
   )
@@ -139,6 +142,9 @@ def get_config(arg="100"):
 def parse(tmp_path, monkeypatch):
   """Parses one command line as a fresh process would; returns the config."""
   (tmp_path / "tiny.py").write_text(CONFIG_FILE)
+  for name, parameters in (("fixed", ""), ("open", "arg")):
+    source = f"def get_config({parameters}):\n  return {{}}\n"
+    (tmp_path / f"{name}.py").write_text(source)
   monkeypatch.chdir(tmp_path)
 
   def run(*args):
@@ -177,10 +183,19 @@ def test_right_flags_pass(parse):
     (["--config=tiny.py", "--config.steps=1"], r"mean config\.train\.steps"),
     (["--config=tiny.py", "--noconfig.train.fats"], r"config\.train\.fast"),
     (["--config", "tiny.py", "--config.zz", "1"], r"zz does not exist; there"),
-    (["--config=nope.py"], r"no config file nope\.py; .* are: tiny\.py"),
+    (["--config=nope.py"], r"no config file nope\.py; .* are: fixed.*tiny"),
+    (["--config=tiny.py:huge"], r"^--config=tiny\.py:huge: choose a smaller"),
+    (["--config=fixed.py:x"], r"fixed\.py:x: .* takes no argument after a"),
+    (["--config=open.py"], r"open\.py: .* needs an argument after a colon"),
     (["--config.seed=1"], r"give --config=FILE"),
   ],
 )
 def test_wrong_flags_are_explained(parse, args, message):
-  with pytest.raises(UserError, match=message):
+  with pytest.raises(UserError, match=message) as error:
     parse(*args)
+  assert "\n" not in str(error.value)
+
+
+def test_a_defect_of_a_config_file_keeps_its_traceback(parse):
+  with pytest.raises(flags.IllegalFlagValueError, match=r"in get_config"):
+    parse("--config=tiny.py:many")

@@ -10,7 +10,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "holorec_jax"
 # From the ground up: a layer imports itself and those above it in this list.
 LAYERS = (
-  ("errors", "types", "artifacts", "config_fields", "manifest", "sharding"),
+  (
+    "errors",
+    "types",
+    "ranges",
+    "artifacts",
+    "config_fields",
+    "manifest",
+    "sharding",
+  ),
   ("data",),
   ("vectors",),
   ("quantize",),

@@ -10,6 +10,7 @@ pair, in batches of like lengths, as the papers do.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import grain.python as grain
 import numpy as np
@@ -18,6 +19,7 @@ from holorec_jax.data import packing
 from holorec_jax.data.schema import Dataset
 from holorec_jax.data.splits import Split
 from holorec_jax.errors import UserError
+from holorec_jax.ranges import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +34,46 @@ class PipelineConfig:
     slots_per_row: length of a packed row; 0 takes the least multiple of
       max_history from 32 on. (Full windows of 20 would leave 12 of 32 slots
       empty where all histories are long.)
-    length_buckets: history lengths that one_target rows are padded to; the
-      last must be max_history.
+    length_buckets: history lengths that one_target rows are padded to, in
+      ascending order; the last must be max_history.
     seed: of the order.
   """
 
-  rows: str = "packed"
+  rows: Literal["packed", "one_target"] = "packed"
   max_history: int = 20
   targets_per_batch: int = 1024
   slots_per_row: int = 0
   length_buckets: tuple[int, ...] = (2, 3, 4, 6, 8, 12, 16, 20)
   seed: int = 0
+
+  def __post_init__(self):
+    check_ranges(
+      self,
+      "config.input",
+      max_history="[1, inf)",
+      targets_per_batch="[1, inf)",
+      slots_per_row="[0, inf)",
+      seed="[0, inf)",
+    )
+    longest, buckets = self.max_history, self.length_buckets
+    if self.rows == "packed" and 0 < self.slots_per_row < longest:
+      raise UserError(
+        f"config.input.slots_per_row is {self.slots_per_row}, less than"
+        f" config.input.max_history = {longest}: a history must fit into a"
+        " row. Raise slots_per_row, or set it to 0."
+      )
+    if self.rows != "one_target":
+      return
+    if list(buckets) != sorted({b for b in buckets if b > 0}) or not buckets:
+      raise UserError(
+        f"config.input.length_buckets is {buckets}; expected lengths that grow"
+        f" from 1 or more to config.input.max_history = {longest}."
+      )
+    if buckets[-1] != longest:
+      raise UserError(
+        f"config.input.length_buckets ends at {buckets[-1]}; the last bucket"
+        f" must be config.input.max_history = {longest}."
+      )
 
 
 class PackedBatches(grain.RandomAccessDataSource):

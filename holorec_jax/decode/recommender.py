@@ -17,7 +17,9 @@ from holorec_jax import sharding
 from holorec_jax.catalog import Catalog
 from holorec_jax.decode.beam import device_tree
 from holorec_jax.decode.search import make_search
+from holorec_jax.errors import UserError
 from holorec_jax.models.generator import Generator
+from holorec_jax.ranges import check_ranges
 from holorec_jax.types import Batch
 
 
@@ -34,6 +36,15 @@ class SearchConfig:
   beam: int = 20
   k: int = 20
   batch: int = 256
+
+  def __post_init__(self):
+    check_ranges(self, "config.search", k="[1, inf)", batch="[1, inf)")
+    if self.beam < self.k:
+      raise UserError(
+        f"config.search.beam is {self.beam}, less than config.search.k ="
+        f" {self.k}: fewer prefixes than items may not lead to k items. Raise"
+        " beam, or lower k."
+      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,13 @@
 """The generator's configuration."""
 
 import dataclasses
+from typing import Literal
+
+from holorec_jax.ranges import check_ranges
+
+History = Literal["pooled", "codes"]
+Start = Literal["bos", "last"]
+Thought = Literal["none", "holorec", "pause"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +41,24 @@ class GeneratorConfig:
   encoder_layers: int = 4
   decoder_layers: int = 4
   dropout: float = 0.1
-  history: str = "codes"
+  history: History = "codes"
   causal_history: bool = True
-  start: str = "bos"
+  start: Start = "bos"
   cross_bias: bool = False
   tied_heads: bool = False
-  thought: str = "holorec"
+  thought: Thought = "holorec"
   thought_temperature: float = 1.0
+
+  def __post_init__(self):
+    check_ranges(
+      self,
+      "config.model",
+      d_model="[1, inf)",
+      num_heads="[1, inf)",
+      head_dim="[1, inf)",
+      d_ff="[1, inf)",
+      encoder_layers="[0, inf)",
+      decoder_layers="[1, inf)",
+      dropout="[0, 0.99]",
+      thought_temperature="(0, inf)",
+    )

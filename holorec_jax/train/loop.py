@@ -11,7 +11,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from absl import logging
@@ -22,6 +22,7 @@ from holorec_jax import sharding
 from holorec_jax.data.pipeline import make_iterator
 from holorec_jax.errors import UserError
 from holorec_jax.models.generator import Generator
+from holorec_jax.ranges import check_ranges
 from holorec_jax.train.checkpoint import Checkpointer
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.optimizer import OptimConfig, make_optimizer
@@ -53,8 +54,21 @@ class TrainConfig:
   valid_users: int = 2000
   log_every: int = 20
   checkpoints: int = 2
-  dtype: str = "float32"
+  dtype: Literal["float32", "bfloat16"] = "float32"
   seed: int = 0
+
+  def __post_init__(self):
+    check_ranges(
+      self,
+      "config.train",
+      epochs="[1, inf)",
+      evaluate_every="[1, inf)",
+      patience="[1, inf)",
+      valid_users="[1, inf)",
+      log_every="[1, inf)",
+      checkpoints="[1, inf)",
+      seed="[0, inf)",
+    )
 
 
 @dataclasses.dataclass

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from holorec_jax.models.generator import LevelOutput
+from holorec_jax.ranges import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,16 @@ class LossConfig:
   thought: float = 0.5
   thought_match: float = 10.0
   label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    check_ranges(
+      self,
+      "config.loss",
+      align="[0, inf)",
+      thought="[0, inf)",
+      thought_match="[0, inf)",
+      label_smoothing="[0, 1)",
+    )
 
 
 def cross_entropy(

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import optax
 
+from holorec_jax.ranges import check_ranges
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
@@ -12,10 +14,10 @@ class OptimConfig:
 
   Attributes:
     learning_rate: peak.
-    warmup_share: share of all steps with linear warm-up.
+    warmup_share: share of all steps with linear warm-up, at most half.
     final_share: learning rate at the end, as a share of the peak.
     weight_decay: decoupled, on matrices only.
-    clip_norm: global gradient norm bound.
+    clip_norm: global gradient norm bound; inf for none.
     b2: AdamW's second-moment decay.
     average_decay: of the parameters' moving average, which evaluation and
       export read; 0 turns averaging off.
@@ -28,6 +30,19 @@ class OptimConfig:
   clip_norm: float = 1.0
   b2: float = 0.999
   average_decay: float = 0.0
+
+  def __post_init__(self):
+    check_ranges(
+      self,
+      "config.optim",
+      learning_rate="(0, inf)",
+      warmup_share="[0, 0.5]",
+      final_share="[0, 1]",
+      weight_decay="[0, inf)",
+      clip_norm="(0, inf]",
+      b2="[0, 1)",
+      average_decay="[0, 1)",
+    )
 
 
 def make_optimizer(

@@ -48,8 +48,8 @@ def first_whole(folder: pathlib.Path, steps: Sequence[int]) -> int | None:
 def find_fault(path: pathlib.Path) -> str | None:
   """What is wrong with a step's folder, or None."""
   try:
-    files = read_json(path / SEAL)["files"]
-  except (UserError, OSError, KeyError, TypeError):
+    files = _read_seal(path)["files"]
+  except (UserError, OSError):
     return f"{SEAL} cannot be read"
   actual = hash_files(path / STATE)
   for name in sorted(files.keys() | actual.keys()):
@@ -58,6 +58,19 @@ def find_fault(path: pathlib.Path) -> str | None:
     if files.get(name) != actual[name]:
       return f"{STATE}/{name} has changed"
   return None
+
+
+def _read_seal(path: pathlib.Path) -> dict[str, Any]:
+  """The seal of a step's folder; UserError if it does not look like one."""
+  seal = read_json(path / SEAL)
+  if not (
+    isinstance(seal, dict)
+    and seal.keys() >= {"step", "metric", "data", "loop", "files"}
+    and isinstance(seal["metric"], float | int | None)
+    and isinstance(seal["files"], dict)
+  ):
+    raise UserError(f"{path / SEAL} is not a seal: delete {path}")
+  return seal
 
 
 def rank_by_metric(metrics: dict[int, float | None]) -> list[int]:
@@ -76,7 +89,7 @@ def read_metrics(
   for path in sorted(pathlib.Path(folder).glob(f"*/{SEAL}")):
     if path.parent.name.isdigit():
       with contextlib.suppress(UserError):
-        metrics[int(path.parent.name)] = read_json(path).get("metric")
+        metrics[int(path.parent.name)] = _read_seal(path.parent)["metric"]
   return metrics
 
 
@@ -85,4 +98,4 @@ def read_loop(folder: str | os.PathLike[str]) -> Mapping[str, Any] | None:
   steps = read_metrics(folder)
   if not steps:
     return None
-  return read_json(pathlib.Path(folder) / str(max(steps)) / SEAL)["loop"]
+  return _read_seal(pathlib.Path(folder) / str(max(steps)))["loop"]

@@ -1,0 +1,52 @@
+r"""The network and optimiser of the HoloRec paper (arXiv 2606.15331).
+
+  python launch/run.py --config=configs/paper.py \
+    --config.data.path=PATH --workdir=DIR
+
+Meant for an accelerator: a T5 of 4 + 4 layers that reads histories as code
+tokens through a bidirectional encoder, one target per row. PATH is any folder
+of the source `sequences`. The paper stops early without saying how long it
+would have gone on: epochs, evaluate_every and patience are ours.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import holorec
+
+
+def get_config() -> ConfigDict:
+  config = holorec.get_config()
+  config.data.source = "sequences"
+  config.sid.dims = (8, 16, 32)
+  config.sid.levels = 4
+  config.sid.codes = 256
+  config.sid.hidden = (2048, 1024, 512, 256, 128, 64)
+  config.input.rows = "one_target"
+  config.input.max_history = 20
+  config.input.length_buckets = (2, 3, 4, 6, 8, 12, 16, 20)
+  config.input.targets_per_batch = 1024
+  config.model.d_model = 128
+  config.model.num_heads = 6
+  config.model.head_dim = 64
+  config.model.d_ff = 1024
+  config.model.gated_mlp = False
+  config.model.encoder_layers = 4
+  config.model.decoder_layers = 4
+  config.model.dropout = 0.1
+  config.model.history = "codes"
+  config.model.causal_history = False
+  config.model.start = "bos"
+  config.model.cross_bias = False
+  config.model.tied_heads = False
+  config.loss.thought = 0.5
+  config.loss.thought_match = 10.0
+  config.loss.label_smoothing = 0.0
+  config.optim.learning_rate = 5e-4
+  config.optim.warmup_share = 0.01
+  config.optim.final_share = 0.0
+  config.optim.weight_decay = 0.01
+  config.optim.average_decay = 0.0
+  config.train.epochs = 200
+  config.train.evaluate_every = 4
+  config.train.patience = 10
+  return config

@@ -1,0 +1,53 @@
+"""What a person sees who asks a script for help, or mistypes."""
+
+import pathlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+def call(script: str, *args: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, str(ROOT / "launch" / script), *args],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_help_and_mistakes(tmp_path):
+  """One test, since importing JAX takes each process seconds."""
+  workdir = f"--workdir={tmp_path / 'run'}"
+  config = "--config=configs/synthetic.py"
+  calls = [
+    ("run.py", "--help"),
+    ("recommend.py", "--help"),
+    ("run.py", workdir, config, "--config.train.epoch=3"),
+    ("run.py", workdir, "--config=configs/nowhere.py"),
+    ("run.py", workdir, config, "--config.search.beam=10"),
+    ("run.py", config),
+  ]
+  with ThreadPoolExecutor(2) as pool:
+    done = list(pool.map(lambda args: call(*args), calls))
+  for answer in done[:2]:
+    assert answer.returncode in (0, 1)
+    assert "--config:" in answer.stdout
+    assert "--workdir:" in answer.stdout
+  assert "--users:" in done[1].stdout
+  for answer, words in zip(
+    done[2:5],
+    (
+      "config field config.train.epoch does not exist; did you mean"
+      " config.train.epochs?",
+      "no config file configs/nowhere.py; in configs/ there are: ",
+      "config.search.beam is 10, less than config.search.k = 20",
+    ),
+  ):
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"error: {words}"), answer.stderr
+    assert answer.stderr.count("\n") == 1, answer.stderr
+  assert done[5].returncode != 0
+  assert "Flag --workdir must have a value" in done[5].stderr
+  assert not (tmp_path / "run").exists()

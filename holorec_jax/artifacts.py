@@ -10,10 +10,8 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from holorec_jax.errors import UserError
 
@@ -24,18 +22,6 @@ def hash_json(value: Any) -> str:
   """SHA-256 of a JSON value; the order of keys does not matter."""
   text = json.dumps(value, sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-  """SHA-256 of named arrays: names, dtypes, shapes and values."""
-  digest = hashlib.sha256()
-  for name in sorted(arrays):
-    array = np.asarray(arrays[name])
-    if array.dtype.hasobject:
-      raise TypeError(f"{name}: an object array has no stable bytes to hash")
-    digest.update(repr((name, array.dtype.str, array.shape)).encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-  return digest.hexdigest()
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

@@ -67,6 +67,31 @@ class Tree:
     return leaf_I
 
 
+def continuations(tree: Tree) -> np.ndarray:
+  """Which codes may follow each prefix of every item.
+
+  Returns:
+    (I, L, ceil(V / 8)) uint8, packed bits (little endian) over codes: bit v of
+    [i, l] says whether the first l codes of item i may be followed by code v.
+  """
+  num_items, num_levels = len(tree.leaf_items), tree.num_levels
+  width = -(-tree.num_codes // 8)
+  packed_ILX = np.empty((num_items, num_levels, width), np.uint8)
+  for level in range(num_levels):
+    nodes = slice(tree.level_start[level], tree.level_start[level + 1])
+    below = slice(tree.level_start[level + 1], tree.level_start[level + 2])
+    parent = np.repeat(
+      np.arange(nodes.stop - nodes.start), tree.num_children[nodes]
+    )
+    valid_NV = np.zeros((nodes.stop - nodes.start, tree.num_codes), bool)
+    valid_NV[parent, tree.code[below]] = True
+    packed_NX = np.packbits(valid_NV, axis=1, bitorder="little")
+    packed_ILX[tree.leaf_items, level] = np.repeat(
+      packed_NX, tree.num_items[nodes], axis=0
+    )
+  return packed_ILX
+
+
 def build_tree(codes_IL: np.ndarray, num_codes: int) -> Tree:
   """Builds the tree of the items' code rows.
 

@@ -20,32 +20,6 @@ def test_hash_json_ignores_the_order_of_keys():
   assert artifacts.hash_json({"a": 1}) == expected
 
 
-def test_hash_arrays_sees_name_dtype_shape_and_values():
-  x = np.arange(6, dtype=np.int32)
-  hashes = {
-    artifacts.hash_arrays(a)
-    for a in (
-      {"x": x},
-      {"y": x},
-      {"x": x.astype(np.int64)},
-      {"x": x.reshape(2, 3)},
-      {"x": x + 1},
-      {"x": x[:0]},
-      {"x": np.array(["a", ""])},
-    )
-  }
-  assert len(hashes) == 7
-  strided = np.stack([x, x], axis=1)[:, 0]
-  assert artifacts.hash_arrays({"x": strided}) == artifacts.hash_arrays(
-    {"x": x}
-  )
-
-
-def test_hash_arrays_refuses_object_arrays():
-  with pytest.raises(TypeError, match="titles"):
-    artifacts.hash_arrays({"titles": np.array(["a", None], object)})
-
-
 def test_hash_files(tmp_path):
   (tmp_path / "sub").mkdir()
   (tmp_path / "sub" / "a.txt").write_bytes(b"abc")

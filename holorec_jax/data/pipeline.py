@@ -9,6 +9,7 @@ pair, in batches of like lengths, as the papers do.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -97,7 +98,7 @@ class PackedBatches(grain.RandomAccessDataSource):
       )
     self._plan = packing.plan_packing(self._windows.length, self._capacity)
     rows = -(-config.targets_per_batch // self._capacity)
-    self.rows_per_batch = -(-rows // devices) * devices
+    self.rows_per_batch = _round_up(rows, devices)
     self.batches_per_epoch = -(-self._plan.num_rows // self.rows_per_batch)
     self.targets_per_epoch = int(
       (self._windows.length - self._windows.context).sum()
@@ -158,7 +159,7 @@ class OneTargetBatches(grain.RandomAccessDataSource):
     self._members = [
       np.flatnonzero(bucket == b) for b in range(len(self._buckets))
     ]
-    rows = -(-config.targets_per_batch // devices) * devices
+    rows = _round_up(config.targets_per_batch, devices)
     self.rows_per_batch = rows
     counts = [-(-len(members) // rows) for members in self._members]
     self._batch_bucket = np.repeat(np.arange(len(counts)), counts)
@@ -215,6 +216,12 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
+def _round_up(rows: int, devices: int) -> int:
+  """The same for 1, 2, 4 and 8 devices, so that runs can move among them."""
+  multiple = math.lcm(8, devices)
+  return -(-rows // multiple) * multiple
+
+
 def _pad_rows(array: np.ndarray, rows: int, fill: int) -> np.ndarray:
   missing = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
   return np.pad(array, missing, constant_values=fill)
@@ -229,7 +236,7 @@ def make_source(
     dataset: canonical interactions.
     split: which events train.
     config: form and size of the batches.
-    devices: rows of a batch are a multiple of this.
+    devices: rows of a batch are a multiple of this, and of 8.
 
   Raises:
     UserError: unknown form, or nothing to train on.

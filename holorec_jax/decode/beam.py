@@ -107,6 +107,7 @@ def _expand(
   fanout: int,
   width: int,
   excluded_place_BT: jax.Array | None,
+  over_tree: bool,
 ) -> tuple[Beams, jax.Array]:
   """Best `width` continuations of all beams, and the beam each came from."""
   B, M = beams.node_BM.shape
@@ -115,9 +116,14 @@ def _expand(
   alive_BMF = slot_F < tree.num_children[beams.node_BM][..., None]
   child_BMF = jnp.where(alive_BMF, first_BM1 + slot_F, 0)
   code_BMF = jnp.maximum(tree.code[child_BMF], 0)
-  score_BMF = beams.score_BM[..., None] + jnp.take_along_axis(
-    log_prob_BMV, code_BMF, axis=-1
+  log_prob_BMF = jnp.where(
+    alive_BMF, jnp.take_along_axis(log_prob_BMV, code_BMF, axis=-1), DEAD
   )
+  if over_tree:
+    # A floor keeps dead beams, which have no children, free of NaN.
+    log_norm_BM1 = jax.nn.logsumexp(log_prob_BMF, axis=-1, keepdims=True)
+    log_prob_BMF -= jnp.maximum(log_norm_BM1, jnp.finfo(jnp.float32).min)
+  score_BMF = beams.score_BM[..., None] + log_prob_BMF
   if excluded_place_BT is not None:
     alive_BMF &= ~_exhausted(
       tree.first_item[child_BMF], tree.num_items[child_BMF], excluded_place_BT
@@ -198,6 +204,7 @@ def beam_search(
   beam: int,
   k: int,
   excluded_BT: jax.Array | None = None,
+  over_tree: bool = False,
 ) -> Items:
   """Best k items of the `beam` best code strings.
 
@@ -209,6 +216,8 @@ def beam_search(
     k: number of items returned.
     excluded_BT: items never to return to the user (-1 = none), for example
       those already seen.
+    over_tree: share each level's probability among the codes that continue the
+      prefix to an item, instead of all codes.
 
   Returns:
     Items and scores, best first; equal scores keep tree order.
@@ -221,7 +230,13 @@ def beam_search(
   root = Beams(jnp.zeros((B, 1), jnp.int32), jnp.zeros((B, 1), jnp.float32))
   last = tree.num_levels - 1
   beams, _ = _expand(
-    root, log_prob_B1V, tree, tree.fanout[0], beam, excluded_place_BT
+    root,
+    log_prob_B1V,
+    tree,
+    tree.fanout[0],
+    beam,
+    excluded_place_BT,
+    over_tree,
   )
   if last > 0:
     # Every beam starts from the user's one branch.
@@ -233,7 +248,13 @@ def beam_search(
       state, beams = carry
       state, log_prob_BMV = level(state, depth, tree.code[beams.node_BM])
       beams, parent_BM = _expand(
-        beams, log_prob_BMV, tree, tree.fanout[1], beam, excluded_place_BT
+        beams,
+        log_prob_BMV,
+        tree,
+        tree.fanout[1],
+        beam,
+        excluded_place_BT,
+        over_tree,
       )
       return (reorder(state, parent_BM), beams), None
 
@@ -241,7 +262,13 @@ def beam_search(
     # The last level has its own, smaller fan-out.
     _, log_prob_BMV = level(state, jnp.int32(last), tree.code[beams.node_BM])
     beams, _ = _expand(
-      beams, log_prob_BMV, tree, tree.fanout[2], beam, excluded_place_BT
+      beams,
+      log_prob_BMV,
+      tree,
+      tree.fanout[2],
+      beam,
+      excluded_place_BT,
+      over_tree,
     )
   return _items_of_leaves(beams, tree, k, excluded_place_BT)
 

@@ -18,6 +18,7 @@ def score_all(
   codes_IL: jax.Array,
   log_share_I: jax.Array,
   item_BT: jax.Array,
+  valid_ILV: jax.Array | None = None,
 ) -> jax.Array:
   """Scores the whole catalogue for every user; memory grows with B * I.
 
@@ -27,6 +28,8 @@ def score_all(
     codes_IL: identifying codes of the catalogue.
     log_share_I: log share of each item in its leaf.
     item_BT: histories, oldest first, left-aligned, -1 where empty.
+    valid_ILV: codes that may come at each level of each item, for models with
+      softmax="tree"; None shares among all codes.
 
   Returns:
     (B, I) float32: sum over levels of log p(code | codes before, history),
@@ -45,7 +48,10 @@ def score_all(
   outputs = model.apply({"params": params}, batch, codes_IL)
   score_BI = jnp.broadcast_to(log_share_I, (B, I))
   for level, output in enumerate(outputs):
-    log_prob_BIV = jax.nn.log_softmax(output.fine_BNV, axis=-1)
+    logits_BIV = output.fine_BNV
+    if valid_ILV is not None:
+      logits_BIV = jnp.where(valid_ILV[:, level], logits_BIV, -jnp.inf)
+    log_prob_BIV = jax.nn.log_softmax(logits_BIV, axis=-1)
     code_1I1 = codes_IL[None, :, level, None]
     score_BI += jnp.take_along_axis(log_prob_BIV, code_1I1, axis=-1)[..., 0]
   return score_BI

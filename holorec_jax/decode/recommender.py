@@ -8,7 +8,6 @@ import functools
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from holorec_jax.decode.search import make_search
 from holorec_jax.errors import UserError
 from holorec_jax.models.generator import Generator
 from holorec_jax.ranges import check_ranges
+from holorec_jax.tree import continuations
 from holorec_jax.types import Batch
 
 
@@ -102,6 +102,9 @@ class Recommender:
     self._batch = -(-config.batch // mesh.size) * mesh.size
     self._codes_IL = jax.device_put(catalog.codes_IL, whole)
     self._tree = jax.device_put(device_tree(catalog), whole)
+    self._continuations_ILX = None
+    if model.config.softmax == "tree":
+      self._continuations_ILX = continuations(catalog.tree)
     self.set_params(params)
 
   def set_params(self, params: dict) -> None:
@@ -183,8 +186,14 @@ class Recommender:
       outputs = self._follow(histories, rows, target_B1)
       gold_BL = np.asarray(self._codes_IL)[target_B1[:, 0]]
       for level, output in enumerate(outputs):
-        best_B = np.asarray(jnp.argmax(output.fine_BNV[:, 0], axis=-1))
-        hits_L[level] += np.sum(best_B[: len(gold_BL)] == gold_BL[:, level])
+        logits_BV = np.asarray(output.fine_BNV[: len(gold_BL), 0])
+        if self._continuations_ILX is not None:
+          packed_BX = self._continuations_ILX[target_B1[:, 0], level]
+          valid_BV = np.unpackbits(packed_BX, axis=-1, bitorder="little")
+          valid_BV = valid_BV[:, : logits_BV.shape[-1]]
+          logits_BV = np.where(valid_BV, logits_BV, -np.inf)
+        best_B = logits_BV.argmax(axis=-1)
+        hits_L[level] += np.sum(best_B == gold_BL[:, level])
     return (hits_L / len(histories)).tolist()
 
   def _follow(self, histories: Histories, rows: slice, item_BK: np.ndarray):

@@ -64,7 +64,13 @@ def search(
   if exclude_seen:
     excluded_BT = item_BT if seen_BT is None else seen_BT
   return beam_search(
-    lambda: decode(state, 0, None), decode, tree, beam, k, excluded_BT
+    lambda: decode(state, 0, None),
+    decode,
+    tree,
+    beam,
+    k,
+    excluded_BT,
+    over_tree=model.config.softmax == "tree",
   )
 
 

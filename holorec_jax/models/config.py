@@ -28,6 +28,10 @@ class GeneratorConfig:
     start: what opens a branch: "bos" (T5) or "last" (BOS plus the state of
       the last visible item).
     cross_bias: relative position bias in cross-attention, in items.
+    softmax: what a level's probabilities are shared among: "level", all its
+      codes, or "tree", the codes that continue the prefix to an item. With
+      "tree" the items' probabilities sum to one and rare items need not win
+      against codes that no item has.
     tied_heads: fine heads share the code embeddings.
     thought: "none", "holorec" or "pause".
     thought_temperature: tau of the thought's softmax.
@@ -45,6 +49,7 @@ class GeneratorConfig:
   causal_history: bool = True
   start: Start = "bos"
   cross_bias: bool = False
+  softmax: Literal["level", "tree"] = "level"
   tied_heads: bool = False
   thought: Thought = "holorec"
   thought_temperature: float = 1.0

@@ -228,7 +228,3 @@ class Generator(nn.Module):
       )
       outputs.append(output)
     return outputs
-
-  def code_embeddings(self) -> jax.Array:
-    """E (L, V, D), which the thought loss compares thoughts with."""
-    return self.code_embedding_LVD

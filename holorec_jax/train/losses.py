@@ -3,8 +3,9 @@
   L_NT = CE(f) + sum_{r < fine} lambda_r CE(c^r)
   L_T  = CE(f) + lambda_c CE(c^0) + lambda_a mean ||c~_l - E_l[c*_l]||^2
 
-Means run over the branches in use and over levels. A collision level that
-only the identifying codes have carries no coarse supervision.
+Means run over the branches in use, over levels and, in the last term, over the
+embedding's dimensions. A collision level that only the identifying codes have
+carries no coarse supervision.
 """
 
 import dataclasses
@@ -43,15 +44,33 @@ class LossConfig:
     )
 
 
+# Logit of a code that no item continues with.
+INVALID = -1e9
+
+
+def unpack_bits(packed_BNX: jax.Array, num_codes: int) -> jax.Array:
+  """Little-endian bits (..., ceil(V / 8)) uint8 -> (..., V) bool."""
+  bits = (packed_BNX[..., None] >> jnp.arange(8, dtype=jnp.uint8)) & 1
+  flat = bits.reshape(*packed_BNX.shape[:-1], -1)
+  return flat[..., :num_codes].astype(bool)
+
+
 def cross_entropy(
-  logits_BNV: jax.Array, code_BN: jax.Array, smoothing: float = 0.0
+  logits_BNV: jax.Array,
+  code_BN: jax.Array,
+  smoothing: float = 0.0,
+  valid_BNV: jax.Array | None = None,
 ) -> jax.Array:
-  """Cross-entropy per branch (B, N), float32."""
+  """Cross-entropy per branch (B, N), float32, over the valid codes if given."""
+  share_BNV = jnp.full_like(logits_BNV, 1.0 / logits_BNV.shape[-1])
+  if valid_BNV is not None:
+    share_BNV = valid_BNV / jnp.sum(valid_BNV, axis=-1, keepdims=True)
+    logits_BNV = jnp.where(valid_BNV, logits_BNV, INVALID)
   log_norm_BN = jax.nn.logsumexp(logits_BNV, axis=-1)
   gold_BN = jnp.take_along_axis(logits_BNV, code_BN[..., None], axis=-1)[..., 0]
   loss_BN = log_norm_BN - gold_BN
   if smoothing:
-    uniform_BN = log_norm_BN - jnp.mean(logits_BNV, axis=-1)
+    uniform_BN = log_norm_BN - jnp.sum(share_BNV * logits_BNV, axis=-1)
     loss_BN = (1.0 - smoothing) * loss_BN + smoothing * uniform_BN
   return loss_BN
 
@@ -63,6 +82,7 @@ def generator_loss(
   weight_BN: jax.Array,
   code_embedding_LVD: jax.Array,
   config: LossConfig,
+  continuations_BNLX: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Loss and metrics of a batch, summed over branches.
 
@@ -76,6 +96,8 @@ def generator_loss(
     weight_BN: 1 for branches in use.
     code_embedding_LVD: E, compared with thoughts.
     config: weights.
+    continuations_BNLX: packed bits of the codes that may come at each level of
+      the targets (`tree.continuations`); None shares among all codes.
 
   Returns:
     The summed loss and a dict of summed metrics, "targets" among them.
@@ -94,9 +116,15 @@ def generator_loss(
   metrics = {"targets": jnp.sum(weight_BN)}
   for level, output in enumerate(outputs):
     gold_BN = fine_BNL[..., level]
-    fine = cross_entropy(output.fine_BNV, gold_BN, config.label_smoothing)
+    fine_BNV, valid_BNV = output.fine_BNV, None
+    if continuations_BNLX is not None:
+      valid_BNV = unpack_bits(
+        continuations_BNLX[:, :, level], fine_BNV.shape[-1]
+      )
+      fine_BNV = jnp.where(valid_BNV, fine_BNV, INVALID)
+    fine = cross_entropy(fine_BNV, gold_BN, config.label_smoothing, valid_BNV)
     add("fine", total(fine) / levels)
-    hit_BN = jnp.argmax(output.fine_BNV, axis=-1) == gold_BN
+    hit_BN = jnp.argmax(fine_BNV, axis=-1) == gold_BN
     metrics[f"accuracy/level_{level}"] = total(hit_BN)
     if level >= supervised:
       continue

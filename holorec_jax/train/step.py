@@ -26,14 +26,19 @@ class Codes:
   Attributes:
     sids_IRL: int32 codes of every granularity.
     fine_IL: int32 identifying codes.
+    continuations_ILX: packed bits of the codes that may come at each level
+      (`tree.continuations`), for models with softmax="tree"; else None.
   """
 
   sids_IRL: jax.Array
   fine_IL: jax.Array
+  continuations_ILX: jax.Array | None = None
 
 
 jax.tree_util.register_dataclass(
-  Codes, data_fields=["sids_IRL", "fine_IL"], meta_fields=[]
+  Codes,
+  data_fields=["sids_IRL", "fine_IL", "continuations_ILX"],
+  meta_fields=[],
 )
 
 
@@ -86,6 +91,9 @@ def batch_loss(
     deterministic=dropout_key is None,
     rngs=rngs,
   )
+  continuations_BNLX = None
+  if codes.continuations_ILX is not None:
+    continuations_BNLX = codes.continuations_ILX[batch.target_BN]
   loss, metrics = generator_loss(
     outputs,
     codes.fine_IL[batch.target_BN],
@@ -93,6 +101,7 @@ def batch_loss(
     batch.weight_BN,
     params["code_embedding"],
     loss_config,
+    continuations_BNLX,
   )
   return loss / jnp.maximum(metrics["targets"], 1.0), metrics
 

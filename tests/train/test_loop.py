@@ -214,7 +214,9 @@ def test_an_equal_metric_is_stale_but_the_later_step_is_the_best():
 
 def test_a_loss_that_is_not_finite_names_the_step(tmp_path):
   wild = dataclasses.replace(OPTIM, learning_rate=1e30, warmup_share=0.2)
-  with pytest.raises(UserError, match=r"(nan|inf) at step 3; .* optim.learning_rate"):
+  with pytest.raises(
+    UserError, match=r"(nan|inf) at step 3; .* optim.learning_rate"
+  ):
     train(tmp_path, always(0.5), wild, evaluate_every=3)
   # Nothing was saved that would spoil the next attempt.
   assert list((tmp_path / "checkpoints").iterdir()) == []

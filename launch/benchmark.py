@@ -1,0 +1,140 @@
+r"""Benchmarks, each as a comparison side by side in one run.
+
+  python launch/benchmark.py --suite=train --out=train.json
+  python launch/benchmark.py --suite=train --data=PATH/amazon14_beauty
+
+Suite `train`: targets per second of all-position (packed) training against one
+target per row in length buckets, of the same network on the same targets:
+  short        short histories as code tokens (--data, else the embedded data)
+  long         generated histories of --length items, as code tokens
+  long_pooled  the same, pooled to one vector per item
+Full size takes some 15 minutes on two cores. For a look at how it works:
+  --config=configs/synthetic.py --users=20 --length=12 --repeats=1
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from holorec_jax import artifacts, config_fields
+from holorec_jax.data import prepare, synthetic
+from holorec_jax.data.config import DataConfig
+from holorec_jax.data.pipeline import PipelineConfig
+from holorec_jax.errors import UserError
+from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.training_speed import (
+  Case,
+  compare,
+  make_long_histories,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  str(ROOT / "configs" / "beauty.py"),
+  "Config file of the network, loss and optimiser; its first system is taken."
+  " Leaves can be overridden where the file is named.",
+)
+SUITE = flags.DEFINE_enum("suite", "train", ["train"], "What to compare.")
+DATA = flags.DEFINE_string(
+  "data", "", "Folder with sequences.txt for the short histories."
+)
+CASES = flags.DEFINE_multi_enum(
+  "case",
+  ["short", "long", "long_pooled"],
+  ["short", "long", "long_pooled"],
+  "Which cases; may be given more than once.",
+)
+USERS = flags.DEFINE_integer(
+  "users", 200, "Users of the generated histories.", lower_bound=1
+)
+LENGTH = flags.DEFINE_integer(
+  "length", 100, "Items of the generated histories.", lower_bound=2
+)
+REPEATS = flags.DEFINE_integer(
+  "repeats", 5, "Timed steps of every batch shape.", lower_bound=1
+)
+OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
+
+
+def make_cases() -> list[Case]:
+  """Data and batches of the chosen cases."""
+  cases = []
+  if "short" in CASES.value:
+    source = (
+      DataConfig(source="sequences", path=DATA.value)
+      if DATA.value
+      else DataConfig(
+        synthetic=synthetic.SyntheticConfig(users=10 * USERS.value)
+      )
+    )
+    batches = PipelineConfig(targets_per_batch=512)
+    cases.append(Case("short", prepare.prepare(source), "codes", batches, 2.0))
+  longest = LENGTH.value
+  # Twelve buckets, as many as a patient person would compile.
+  buckets = sorted({-(-longest * part // 12) for part in range(1, 13)})
+  batches = PipelineConfig(
+    max_history=longest,
+    targets_per_batch=128,
+    length_buckets=tuple(buckets),
+  )
+  dataset = make_long_histories(USERS.value, 10_000, longest)
+  if "long" in CASES.value:
+    cases.append(Case("long", dataset, "codes", batches, 10.0))
+  if "long_pooled" in CASES.value:
+    cases.append(Case("long_pooled", dataset, "pooled", batches, 10.0))
+  return cases
+
+
+def describe(result: dict) -> str:
+  """A few lines for people."""
+  lines = [
+    f"\n{result['case']}: {result['data']}, {result['history']},"
+    f" {result['system']}"
+  ]
+  for rows in ("packed", "one_target"):
+    form = result[rows]
+    lines.append(
+      f"  {rows:<10} {form['targets_per_second']:9.1f} targets/s"
+      f" {form['flops_per_target'] / 1e6:9.2f} MFLOP/target"
+      f"  padding {form['padding']:.1%}, {form['batch_shapes']} shapes"
+    )
+  lines.append(
+    f"  packed is {result['speedup']:.1f} times as fast (wanted:"
+    f" {result['wanted']:.0f}) on {result['flops_saved']:.1f} times fewer FLOPs"
+  )
+  return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"unknown argument {argv[1]!r}; see --help")
+  config = config_fields.to_dataclass(Config, CONFIG.value)
+  results = []
+  for case in make_cases():
+    results.append(compare(case, config, REPEATS.value))
+    print(describe(results[-1]), flush=True)
+    if OUT.value:
+      machine = {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.local_device_count(),
+        "cpus": os.cpu_count(),
+        "jax": jax.__version__,
+      }
+      report = {"suite": SUITE.value, "machine": machine, "cases": results}
+      artifacts.write_json(pathlib.Path(OUT.value), report)
+
+
+if __name__ == "__main__":
+  try:
+    app.run(main, flags_parser=config_fields.parse_flags)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

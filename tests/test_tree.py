@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from holorec_jax.errors import UserError
-from holorec_jax.tree import build_tree
+from holorec_jax.tree import build_tree, continuations
 
 
 def test_literal_arrays():
@@ -79,3 +79,14 @@ def test_a_code_out_of_range_is_named(bad):
 def test_an_empty_catalogue_is_refused(shape):
   with pytest.raises(UserError, match=r"\(items, levels\)"):
     build_tree(np.zeros(shape, int), 4)
+
+
+def test_continuations_are_the_codes_of_items_with_the_same_prefix():
+  codes_IL = np.random.default_rng(0).integers(0, 11, (60, 3))
+  packed_ILX = continuations(build_tree(codes_IL, 11))
+  assert packed_ILX.shape == (60, 3, 2)
+  valid_ILV = np.unpackbits(packed_ILX, axis=-1, bitorder="little")[..., :11]
+  for item, level in np.ndindex(60, 3):
+    alike_I = (codes_IL[:, :level] == codes_IL[item, :level]).all(axis=1)
+    expected = np.isin(np.arange(11), codes_IL[alike_I, level])
+    np.testing.assert_array_equal(valid_ILV[item, level], expected)

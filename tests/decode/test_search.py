@@ -11,6 +11,8 @@ from holorec_jax.decode.beam import device_tree
 from holorec_jax.decode.exhaustive import score_all
 from holorec_jax.decode.search import make_search, search
 from holorec_jax.quantize import collisions
+from holorec_jax.train.losses import unpack_bits
+from holorec_jax.tree import continuations
 
 SEARCH = tiny.jit(search, static_argnums=(1, 5, 6, 7))
 SCORE_ALL = tiny.jit(score_all, static_argnums=1)
@@ -34,8 +36,12 @@ def assert_exhaustive(catalog, exclude: bool, **changes):
   found = SEARCH(
     params, model, codes_IL, device_tree(catalog), item_BT, I, I, exclude
   )
+  valid_ILV = None
+  if changes.get("softmax") == "tree":
+    packed_ILX = continuations(catalog.tree)
+    valid_ILV = unpack_bits(packed_ILX, catalog.num_codes)
   scores_BI = np.asarray(
-    SCORE_ALL(params, model, codes_IL, catalog.log_share_I, item_BT)
+    SCORE_ALL(params, model, codes_IL, catalog.log_share_I, item_BT, valid_ILV)
   )
   for row in range(USERS):
     items_K = np.asarray(found.item_BK[row])
@@ -60,6 +66,13 @@ def test_a_wide_beam_is_exhaustive_for_every_thought(thought, exclude):
   assert_exhaustive(
     catalog, exclude, thought=thought, start="last", cross_bias=True
   )
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_over_the_tree_items_share_all_probability(exclude):
+  catalog = tiny.make_catalog(30, levels=3, codes=4, distinct=False)
+  scores_BI = assert_exhaustive(catalog, exclude, softmax="tree")
+  np.testing.assert_allclose(np.exp(scores_BI).sum(1), 1, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("levels", "codes"), [(1, 7), (2, 7), (4, 3)])

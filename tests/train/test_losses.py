@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from holorec_jax.models.generator import LevelOutput
-from holorec_jax.train.losses import LossConfig, cross_entropy, generator_loss
+from holorec_jax.train.losses import (
+  LossConfig,
+  cross_entropy,
+  generator_loss,
+  unpack_bits,
+)
 
 # Probabilities of three codes; the log of them are logits.
 SHARES = np.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]])
@@ -23,6 +28,22 @@ def test_label_smoothing_spreads_mass_over_all_codes():
   uniform = -np.log(SHARES).mean(-1)
   expected = 0.7 * -np.log([[0.5, 0.1]]) + 0.3 * uniform
   np.testing.assert_allclose(loss_BN, expected, rtol=1e-5)
+
+
+def test_codes_that_no_item_has_take_no_share():
+  valid_BNV = jnp.array([[[True, False, True], [False, True, False]]])
+  loss_BN = cross_entropy(
+    LOGITS, jnp.array([[0, 1]]), smoothing=0.3, valid_BNV=valid_BNV
+  )
+  share = 0.5 / 0.75
+  expected = -0.7 * np.log(share) - 0.3 * np.log([share, 1 - share]).mean()
+  np.testing.assert_allclose(loss_BN, [[expected, 0.0]], atol=1e-6)
+
+
+def test_bits_unpack_as_numpy_packed_them():
+  mask = np.random.default_rng(0).random((3, 2, 11)) < 0.5
+  packed = np.packbits(mask, axis=-1, bitorder="little")
+  np.testing.assert_array_equal(unpack_bits(jnp.asarray(packed), 11), mask)
 
 
 def test_smoothing_makes_certainty_costly():

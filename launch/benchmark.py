@@ -2,19 +2,26 @@ r"""Benchmarks, each as a comparison side by side in one run.
 
   python launch/benchmark.py --suite=train --out=train.json
   python launch/benchmark.py --suite=train --data=PATH/amazon14_beauty
+  python launch/benchmark.py --suite=search --out=search.json
 
 Suite `train`: targets per second of all-position (packed) training against one
 target per row in length buckets, of the same network on the same targets:
   short        short histories as code tokens (--data, else the embedded data)
   long         generated histories of --length items, as code tokens
   long_pooled  the same, pooled to one vector per item
+Suite `search`: users per second of thinking against non-thinking search, with
+--config's network on pooled histories of 50 items and with the paper's network
+on 20 items of 4 code tokens; 12,101 items, the config's beam.
+
 Full size takes some 15 minutes on two cores. For a look at how it works:
   --config=configs/synthetic.py --users=20 --length=12 --repeats=1
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -29,11 +36,17 @@ from holorec_jax.data.config import DataConfig
 from holorec_jax.data.pipeline import PipelineConfig
 from holorec_jax.errors import UserError
 from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.search_speed import (
+  MODES,
+  SearchCase,
+  compare_modes,
+)
 from holorec_jax.experiment.training_speed import (
   Case,
   compare,
   make_long_histories,
 )
+from holorec_jax.models.config import GeneratorConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = config_flags.DEFINE_config_file(
@@ -42,7 +55,9 @@ CONFIG = config_flags.DEFINE_config_file(
   "Config file of the network, loss and optimiser; its first system is taken."
   " Leaves can be overridden where the file is named.",
 )
-SUITE = flags.DEFINE_enum("suite", "train", ["train"], "What to compare.")
+SUITE = flags.DEFINE_enum(
+  "suite", "train", ["train", "search"], "What to compare."
+)
 DATA = flags.DEFINE_string(
   "data", "", "Folder with sequences.txt for the short histories."
 )
@@ -113,14 +128,45 @@ def describe(result: dict) -> str:
   return "\n".join(lines)
 
 
+def run_train(config: Config) -> Iterator[dict]:
+  """Prints and yields the result of every case of the suite `train`."""
+  for case in make_cases():
+    result = compare(case, config, REPEATS.value)
+    print(describe(result), flush=True)
+    yield result
+
+
+def run_search(config: Config) -> Iterator[dict]:
+  """Prints and yields the result of every case of the suite `search`."""
+  paper = dataclasses.replace(config, model=GeneratorConfig())
+  cases = [
+    SearchCase("config's network", config, 12_101, 50, 128),
+    SearchCase("paper's network", paper, 12_101, 20, 64),
+  ]
+  for case in cases:
+    result = {"case": case.name} | compare_modes(case, REPEATS.value)
+    print(f"\n{case.name}, beam {config.search.beam}")
+    for mode in MODES:
+      row = result[mode]
+      print(
+        f"  {mode:<13} {row['users_per_second']:9.1f} users/s"
+        f"  (spread {row['spread']:.0%})"
+      )
+    ratio = result["thinking_vs_non_thinking"]
+    print(f"  thinking takes {ratio:.2f} times as long", flush=True)
+    yield result
+
+
+SUITES = {"train": run_train, "search": run_search}
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
   config = config_fields.to_dataclass(Config, CONFIG.value)
   results = []
-  for case in make_cases():
-    results.append(compare(case, config, REPEATS.value))
-    print(describe(results[-1]), flush=True)
+  for result in SUITES[SUITE.value](config):
+    results.append(result)
     if OUT.value:
       machine = {
         "device": jax.devices()[0].device_kind,

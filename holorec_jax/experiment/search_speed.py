@@ -62,8 +62,8 @@ def compare_modes(case: SearchCase, repeats: int) -> dict[str, Any]:
     model = make_generator(case.config, built, mode)
     params = jax.jit(lambda model=model: init_params(model, 0))()
     search = make_search(model, beam, k, exclude_seen=False)
-    searches[mode] = search.lower(params, codes_IL, tree, item_BT).compile()
-    searches[mode] = (searches[mode], params)
+    compiled = search.lower(params, codes_IL, tree, item_BT).compile()
+    searches[mode] = (compiled, params)
   seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
   for _ in tqdm(range(repeats + 1), desc=case.name, unit="round"):
     for mode, (search, params) in searches.items():

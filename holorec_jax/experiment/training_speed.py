@@ -16,16 +16,15 @@ import time
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from holorec_jax import catalog, sharding
 from holorec_jax.data import pipeline, schema, splits
 from holorec_jax.experiment.config import Config
-from holorec_jax.experiment.training import make_generator
+from holorec_jax.experiment.training import make_codes, make_generator
 from holorec_jax.train.optimizer import make_optimizer
-from holorec_jax.train.step import Codes, init_state, make_train_step
+from holorec_jax.train.step import init_state, make_train_step
 from holorec_jax.types import Batch
 
 FORMS: tuple[Literal["packed"], Literal["one_target"]] = (
@@ -151,7 +150,7 @@ def _time_steps(
   mesh: jax.sharding.Mesh,
 ) -> None:
   """Compiles a step per shape, then fills in everyone's seconds in turns."""
-  built = _random_catalog(case.dataset.num_items, config)
+  built = random_catalog(case.dataset.num_items, config)
   model_config = dataclasses.replace(config.model, history=case.history)
   model = make_generator(
     dataclasses.replace(config, model=model_config), built, config.systems[0]
@@ -159,8 +158,7 @@ def _time_steps(
   optimizer = make_optimizer(config.optim, total_steps=1000)
   state = init_state(model, optimizer, config.train.seed, mesh)
   codes = jax.device_put(
-    Codes(jnp.asarray(built.sids_IRL), jnp.asarray(built.codes_IL)),
-    sharding.replicated(mesh),
+    make_codes(built, config.model.softmax), sharding.replicated(mesh)
   )
   step: Any = make_train_step(
     model,
@@ -185,7 +183,7 @@ def _time_steps(
     shape.seconds.append(time.perf_counter() - began)
 
 
-def _random_catalog(items: int, config: Config) -> catalog.Catalog:
+def random_catalog(items: int, config: Config) -> catalog.Catalog:
   """Speed does not depend on which codes items have."""
   rng = np.random.default_rng(0)
   sids_IRL = rng.integers(

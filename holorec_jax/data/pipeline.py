@@ -90,12 +90,6 @@ class PackedBatches(grain.RandomAccessDataSource):
     )
     whole_rows = config.max_history * -(-32 // config.max_history)
     self._capacity = config.slots_per_row or whole_rows
-    if self._capacity < config.max_history:
-      raise UserError(
-        f"input.slots_per_row is {self._capacity}, less than"
-        f" input.max_history = {config.max_history}: a history must fit into a"
-        " row. Raise slots_per_row, or set it to 0."
-      )
     self._plan = packing.plan_packing(self._windows.length, self._capacity)
     rows = -(-config.targets_per_batch // self._capacity)
     self.rows_per_batch = _round_up(rows, devices)

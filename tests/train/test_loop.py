@@ -54,12 +54,12 @@ def compile_once():
 
 def make_batches():
   rng = np.random.default_rng(0)
-  lengths = rng.integers(4, 9, 36)
+  lengths = rng.integers(4, 9, 72)
   offsets = np.concatenate([[0], np.cumsum(lengths)])
   items = rng.integers(0, 20, offsets[-1]).astype(np.int32)
   dataset = Dataset("made", np.arange(20), {}, lengths, offsets, items)
   split = Split(lengths - 2, lengths - 2, lengths - 1)
-  config = PipelineConfig(max_history=8, slots_per_row=8, targets_per_batch=32)
+  config = PipelineConfig(max_history=8, slots_per_row=8, targets_per_batch=64)
   return make_source(dataset, split, config, 2)
 
 

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
   config.input.max_history = 20
   config.input.targets_per_batch = 512
   config.model.history = "pooled"
+  config.model.softmax = "tree"
   config.model.start = "last"
   config.model.cross_bias = True
   config.model.d_model = 64

@@ -8,6 +8,8 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  # Tiny programs: most of a test's time would go into optimising them.
+  " --xla_backend_optimization_level=0"
 )
 
 import pytest

@@ -11,7 +11,8 @@ from holorec_jax.data.config import DataConfig
 from holorec_jax.data.pipeline import PipelineConfig
 from holorec_jax.decode.recommender import SearchConfig
 from holorec_jax.errors import UserError
-from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.evaluate import metrics
+from holorec_jax.models.config import GeneratorConfig, Thought
 from holorec_jax.quantize.nested import NestedConfig
 from holorec_jax.train import seal
 from holorec_jax.train.loop import TrainConfig
@@ -20,7 +21,7 @@ from holorec_jax.train.optimizer import OptimConfig
 from holorec_jax.vectors.assemble import VectorConfig
 
 # System -> (the generator's thought, whether alignment heads train beside).
-SYSTEMS: dict[str, tuple[str, bool]] = {
+SYSTEMS: dict[str, tuple[Thought, bool]] = {
   "thinking": ("holorec", False),
   "non_thinking": ("none", True),
   "pause": ("pause", False),
@@ -92,6 +93,11 @@ class Config:
         " config.model.causal_history=True; or set input.rows='one_target'."
       )
 
+    if self.search.k < max(metrics.CUTOFFS):
+      raise UserError(
+        f"config.search.k is {self.search.k}; expected at least"
+        f" {max(metrics.CUTOFFS)}, for recall@{max(metrics.CUTOFFS)}."
+      )
     if self.sids_path and self.catalog.collisions == "reassign":
       raise UserError(
         "config.catalog.collisions='reassign' needs the quantizer that made the"
@@ -130,18 +136,18 @@ def load_config(config: ConfigDict, workdir: pathlib.Path) -> Config:
   names = [field.name for field in dataclasses.fields(parsed)]
   resolved = parsed.section(*names)
   path = workdir / "config.json"
-  if path.is_file():
-    stored = artifacts.read_json(path)
-    held = _held_sections(workdir)
-    lines = config_fields.diff(_held(stored, held), _held(resolved, held))
-    if lines:
-      raise UserError(
-        f"{workdir} was made by another config:\n  "
-        + "\n  ".join(lines)
-        + "\nChoose another --workdir, or delete that one to start again."
-      )
-  workdir.mkdir(parents=True, exist_ok=True)
-  artifacts.write_json(path, resolved)
+  stored = artifacts.read_json(path) if path.is_file() else {}
+  held = _held_sections(workdir) if stored else []
+  lines = config_fields.diff(_held(stored, held), _held(resolved, held))
+  if lines:
+    raise UserError(
+      f"{workdir} was made by another config:\n  "
+      + "\n  ".join(lines)
+      + "\nChoose another --workdir, or delete that one to start again."
+    )
+  if stored != resolved:
+    workdir.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(path, resolved)
   return parsed
 
 

@@ -28,7 +28,7 @@ from holorec_jax.vectors.assemble import VectorConfig
 TINY = Config(
   systems=("thinking", "non_thinking"),
   data=DataConfig(
-    source="synthetic", synthetic=SyntheticConfig(users=120, items=60)
+    source="synthetic", synthetic=SyntheticConfig(users=120, items=80)
   ),
   vectors=VectorConfig(text_dims=16, cooccurrence_dims=8),
   sid=NestedConfig(

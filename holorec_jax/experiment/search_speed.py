@@ -61,7 +61,7 @@ def compare_modes(case: SearchCase, repeats: int) -> dict[str, Any]:
   for mode in MODES:
     model = make_generator(case.config, built, mode)
     params = jax.jit(lambda model=model: init_params(model, 0))()
-    search = make_search(model, beam, k, exclude_seen=False)
+    search: Any = make_search(model, beam, k, exclude_seen=False)
     compiled = search.lower(params, codes_IL, tree, item_BT).compile()
     searches[mode] = (compiled, params)
   seconds: dict[str, list[float]] = {mode: [] for mode in MODES}

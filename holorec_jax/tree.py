@@ -92,6 +92,16 @@ def continuations(tree: Tree) -> np.ndarray:
   return packed_ILX
 
 
+def shares(tree: Tree) -> np.ndarray:
+  """(I, L) float32: one over the items below each item's nodes, 1 .. L deep."""
+  share_IL = np.empty((len(tree.leaf_items), tree.num_levels), np.float32)
+  for level in range(tree.num_levels):
+    nodes = slice(tree.level_start[level + 1], tree.level_start[level + 2])
+    count_N = tree.num_items[nodes]
+    share_IL[tree.leaf_items, level] = np.repeat(1.0 / count_N, count_N)
+  return share_IL
+
+
 def build_tree(codes_IL: np.ndarray, num_codes: int) -> Tree:
   """Builds the tree of the items' code rows.
 

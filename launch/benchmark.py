@@ -3,6 +3,7 @@ r"""Benchmarks, each as a comparison side by side in one run.
   python launch/benchmark.py --suite=train --out=train.json
   python launch/benchmark.py --suite=train --data=PATH/amazon14_beauty
   python launch/benchmark.py --suite=search --out=search.json
+  python launch/benchmark.py --suite=quantizer --width=768
 
 Suite `train`: targets per second of all-position (packed) training against one
 target per row in length buckets, of the same network on the same targets:
@@ -12,6 +13,8 @@ target per row in length buckets, of the same network on the same targets:
 Suite `search`: users per second of thinking against non-thinking search, with
 --config's network on pooled histories of 50 items and with the paper's network
 on 20 items of 4 code tokens; 12,101 items, the config's beam.
+Suite `quantizer`: items per second of quantizer training on --width-dimensional
+vectors, beside the speed of a plain matrix product.
 
 Full size takes some 15 minutes on two cores. For a look at how it works:
   --config=configs/synthetic.py --users=20 --length=12 --repeats=1
@@ -35,6 +38,7 @@ from holorec_jax.data import prepare, synthetic
 from holorec_jax.data.config import DataConfig
 from holorec_jax.data.pipeline import PipelineConfig
 from holorec_jax.errors import UserError
+from holorec_jax.experiment import quantizer_speed
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.search_speed import (
   MODES,
@@ -56,7 +60,7 @@ CONFIG = config_flags.DEFINE_config_file(
   " Leaves can be overridden where the file is named.",
 )
 SUITE = flags.DEFINE_enum(
-  "suite", "train", ["train", "search"], "What to compare."
+  "suite", "train", ["train", "search", "quantizer"], "What to compare."
 )
 DATA = flags.DEFINE_string(
   "data", "", "Folder with sequences.txt for the short histories."
@@ -72,6 +76,9 @@ USERS = flags.DEFINE_integer(
 )
 LENGTH = flags.DEFINE_integer(
   "length", 100, "Items of the generated histories.", lower_bound=2
+)
+WIDTH = flags.DEFINE_integer(
+  "width", 768, "Dimensions of the quantizer's vectors.", lower_bound=1
 )
 REPEATS = flags.DEFINE_integer(
   "repeats", 5, "Timed steps of every batch shape.", lower_bound=1
@@ -157,7 +164,21 @@ def run_search(config: Config) -> Iterator[dict]:
     yield result
 
 
-SUITES = {"train": run_train, "search": run_search}
+def run_quantizer(config: Config) -> Iterator[dict]:
+  """Prints and yields the result of the suite `quantizer`."""
+  result = quantizer_speed.measure(config.sid, WIDTH.value, REPEATS.value)
+  print(
+    f"\nquantizer, {WIDTH.value} dimensions, batch {config.sid.batch_size}:"
+    f" {result['items_per_second']:.0f} items/s (spread"
+    f" {result['spread']:.0%}), {result['flops_per_item'] / 1e6:.2f}"
+    f" MFLOP/item, {result['gflops_per_second']:.0f} GFLOP/s where a plain"
+    f" product does {result['matmul_gflops_per_second']:.0f}",
+    flush=True,
+  )
+  yield {"case": "quantizer", "width": WIDTH.value} | result
+
+
+SUITES = {"train": run_train, "search": run_search, "quantizer": run_quantizer}
 
 
 def main(argv: list[str]) -> None:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from configs import beauty, paper, scientific_small, toys
+from holorec_jax.codes import Codes
 from holorec_jax.config_fields import to_dataclass
 from holorec_jax.errors import UserError
 from holorec_jax.experiment.config import Config, as_config_dict
 from holorec_jax.models import thoughts
 from holorec_jax.models.generator import Generator
 from holorec_jax.quantize import collisions
-from holorec_jax.train.step import Codes, batch_loss, init_params
+from holorec_jax.train.step import batch_loss, init_params
 from holorec_jax.types import Batch
 
 FILES = sorted(pathlib.Path(beauty.__file__).parent.glob("*.py"))
@@ -58,6 +59,7 @@ def test_the_network_of_the_paper():
   tables = Codes(
     sids_IRL=jnp.zeros((7, len(config.sid.dims), levels), jnp.int32),
     fine_IL=jnp.zeros((7, levels), jnp.int32),
+    share_IL=jnp.ones((7, levels)),
   )
   batch = Batch(
     item_BT=jnp.zeros((rows, slots), jnp.int32),

@@ -22,7 +22,7 @@ LAYERS = (
   ("data",),
   ("vectors",),
   ("quantize",),
-  ("tree", "catalog"),
+  ("tree", "catalog", "codes"),
   ("nn",),
   ("models",),
   ("decode",),

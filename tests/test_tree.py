@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from holorec_jax.errors import UserError
-from holorec_jax.tree import build_tree, continuations
+from holorec_jax.tree import build_tree, continuations, shares
 
 
 def test_literal_arrays():
@@ -23,6 +23,21 @@ def test_literal_arrays():
   assert tree.fanout == (2, 2)
   assert (tree.num_levels, tree.num_leaves, tree.largest_leaf) == (2, 3, 2)
   assert tree.leaf_of_item().tolist() == [4, 3, 5, 3, 4]
+
+
+def test_shares_are_one_over_the_items_below():
+  codes_IL = [[1, 0], [0, 2], [1, 3], [0, 2], [1, 0]]
+  tree = build_tree(np.array(codes_IL), num_codes=4)
+  np.testing.assert_allclose(
+    shares(tree),
+    [
+      [1 / 3, 1 / 2],
+      [1 / 2, 1 / 2],
+      [1 / 3, 1],
+      [1 / 2, 1 / 2],
+      [1 / 3, 1 / 2],
+    ],
+  )
 
 
 def walk(tree, node: int, depth: int):

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from holorec_jax.catalog import Catalog, build_catalog
+from holorec_jax.codes import Codes, device_codes
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.generator import Generator
 from holorec_jax.models.thoughts import THOUGHTS
-from holorec_jax.train.step import Codes, init_params
+from holorec_jax.train.step import init_params
 from holorec_jax.types import Batch
 
 # Two histories a row, one of them as short as can be, and empty slots.
@@ -58,7 +59,7 @@ def make_catalog(
 
 def make_codes(catalog: Catalog) -> Codes:
   """Its codes on device."""
-  return Codes(jnp.asarray(catalog.sids_IRL), jnp.asarray(catalog.codes_IL))
+  return device_codes(catalog, "level")
 
 
 def make_model(

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from holorec_jax import sharding
 from holorec_jax.catalog import Catalog
+from holorec_jax.codes import device_codes
 from holorec_jax.decode.beam import device_tree
 from holorec_jax.decode.search import make_search
 from holorec_jax.errors import UserError
 from holorec_jax.models.generator import Generator
 from holorec_jax.ranges import check_ranges
-from holorec_jax.tree import continuations
 from holorec_jax.types import Batch
 
 
@@ -100,11 +100,9 @@ class Recommender:
     self._config = config
     self._width = max_history
     self._batch = -(-config.batch // mesh.size) * mesh.size
-    self._codes_IL = jax.device_put(catalog.codes_IL, whole)
+    codes = device_codes(catalog, model.config.softmax)
+    self._codes = jax.device_put(codes, whole)
     self._tree = jax.device_put(device_tree(catalog), whole)
-    self._continuations_ILX = None
-    if model.config.softmax == "tree":
-      self._continuations_ILX = continuations(catalog.tree)
     self.set_params(params)
 
   def set_params(self, params: dict) -> None:
@@ -141,7 +139,7 @@ class Recommender:
         seen_BT = self._pad(histories.padded(rows, histories.width(rows)))
       answer = self._search[exclude_seen](
         self._params,
-        self._codes_IL,
+        self._codes,
         self._tree,
         *sharding.put_rows((item_BT, seen_BT), self._mesh),
       )
@@ -181,14 +179,18 @@ class Recommender:
   ) -> list[float]:
     """Share of targets whose fine code ranks first, given the codes before."""
     hits_L = np.zeros(self._model.num_levels)
+    fine_IL = np.asarray(self._codes.fine_IL)
+    continuations_ILX = self._codes.continuations_ILX
+    if continuations_ILX is not None:
+      continuations_ILX = np.asarray(continuations_ILX)
     for rows in self._batches(len(histories), ""):
       target_B1 = targets_U[rows][:, None]
       outputs = self._follow(histories, rows, target_B1)
-      gold_BL = np.asarray(self._codes_IL)[target_B1[:, 0]]
+      gold_BL = fine_IL[target_B1[:, 0]]
       for level, output in enumerate(outputs):
         logits_BV = np.asarray(output.fine_BNV[: len(gold_BL), 0])
-        if self._continuations_ILX is not None:
-          packed_BX = self._continuations_ILX[target_B1[:, 0], level]
+        if continuations_ILX is not None:
+          packed_BX = continuations_ILX[target_B1[:, 0], level]
           valid_BV = np.unpackbits(packed_BX, axis=-1, bitorder="little")
           valid_BV = valid_BV[:, : logits_BV.shape[-1]]
           logits_BV = np.where(valid_BV, logits_BV, -np.inf)
@@ -209,12 +211,12 @@ class Recommender:
       "weight_BN": (target_BK >= 0).astype(np.float32),
     }
     batch = Batch(**sharding.put_rows(columns, self._mesh))
-    return self._unroll(self._params, batch, self._codes_IL)
+    return self._unroll(self._params, batch, self._codes)
 
   @functools.cached_property
   def _unroll(self):
-    def unroll(params, batch, codes_IL):
-      return self._model.apply({"params": params}, batch, codes_IL)
+    def unroll(params, batch, codes):
+      return self._model.apply({"params": params}, batch, codes)
 
     return jax.jit(unroll)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from holorec_jax.codes import Codes
 from holorec_jax.decode.beam import Items, SearchTree, beam_search
 from holorec_jax.models.generator import Generator
 
@@ -16,7 +17,7 @@ from holorec_jax.models.generator import Generator
 def search(
   params: dict,
   model: Generator,
-  codes_IL: jax.Array,
+  codes: Codes,
   tree: SearchTree,
   item_BT: jax.Array,
   beam: int,
@@ -29,7 +30,7 @@ def search(
   Args:
     params: the generator's parameters in the compute dtype.
     model: the generator.
-    codes_IL: identifying codes of the catalogue.
+    codes: of the catalogue.
     tree: the catalogue's tree on device.
     item_BT: histories, oldest first, left-aligned, -1 where empty.
     beam: prefixes kept per level.
@@ -48,7 +49,8 @@ def search(
 
   context = apply(
     Generator.open_branches,
-    codes_IL[item_BT],
+    item_BT,
+    codes,
     filled_BT.astype(jnp.int32),
     last_B1,
   )
@@ -77,11 +79,11 @@ def search(
 def make_search(
   model: Generator, beam: int, k: int, exclude_seen: bool
 ) -> Callable:
-  """Jitted search(params, codes_IL, tree, item_BT, seen_BT=None) -> Items."""
+  """Jitted search(params, codes, tree, item_BT, seen_BT=None) -> Items."""
 
-  def run(params, codes_IL, tree, item_BT, seen_BT=None):
+  def run(params, codes, tree, item_BT, seen_BT=None):
     return search(
-      params, model, codes_IL, tree, item_BT, beam, k, exclude_seen, seen_BT
+      params, model, codes, tree, item_BT, beam, k, exclude_seen, seen_BT
     )
 
   return jax.jit(run)

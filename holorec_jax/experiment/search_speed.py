@@ -11,10 +11,10 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from holorec_jax.codes import device_codes
 from holorec_jax.decode.beam import device_tree
 from holorec_jax.decode.search import make_search
 from holorec_jax.experiment.config import Config
@@ -52,7 +52,8 @@ def compare_modes(case: SearchCase, repeats: int) -> dict[str, Any]:
     seconds per user}; spread is (slowest - fastest) / median.
   """
   built = random_catalog(case.items, case.config)
-  tree, codes_IL = device_tree(built), jnp.asarray(built.codes_IL)
+  tree = device_tree(built)
+  codes = device_codes(built, case.config.model.softmax)
   item_BT = np.random.default_rng(0).integers(
     0, case.items, (case.users, case.history), dtype=np.int32
   )
@@ -62,13 +63,13 @@ def compare_modes(case: SearchCase, repeats: int) -> dict[str, Any]:
     model = make_generator(case.config, built, mode)
     params = jax.jit(lambda model=model: init_params(model, 0))()
     search: Any = make_search(model, beam, k, exclude_seen=False)
-    compiled = search.lower(params, codes_IL, tree, item_BT).compile()
+    compiled = search.lower(params, codes, tree, item_BT).compile()
     searches[mode] = (compiled, params)
   seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
   for _ in tqdm(range(repeats + 1), desc=case.name, unit="round"):
     for mode, (search, params) in searches.items():
       began = time.perf_counter()
-      jax.block_until_ready(search(params, codes_IL, tree, item_BT))
+      jax.block_until_ready(search(params, codes, tree, item_BT))
       seconds[mode].append(time.perf_counter() - began)
   rows: dict[str, Any] = {}
   for mode, taken in seconds.items():

@@ -4,11 +4,11 @@ import dataclasses
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from holorec_jax import artifacts, catalog, config_fields, sharding, tree
+from holorec_jax import artifacts, catalog, config_fields, sharding
+from holorec_jax.codes import device_codes
 from holorec_jax.data import pipeline
 from holorec_jax.decode.recommender import Histories, Recommender
 from holorec_jax.evaluate import metrics, targets
@@ -17,7 +17,7 @@ from holorec_jax.experiment.config import SYSTEMS, Config
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.models.generator import Generator
 from holorec_jax.train import checkpoint, loop, seal
-from holorec_jax.train.step import Codes, init_params
+from holorec_jax.train.step import init_params
 
 
 def system_folder(
@@ -37,16 +37,6 @@ def make_generator(
     num_levels=built.codes_IL.shape[1],
     num_codes=built.num_codes,
     num_aligned=built.sids_IRL.shape[1] - 1 if aligned else 0,
-  )
-
-
-def make_codes(built: catalog.Catalog, softmax: str) -> Codes:
-  """The catalogue's codes for training."""
-  continuations_ILX = None
-  if softmax == "tree":
-    continuations_ILX = jnp.asarray(tree.continuations(built.tree))
-  return Codes(
-    jnp.asarray(built.sids_IRL), jnp.asarray(built.codes_IL), continuations_ILX
   )
 
 
@@ -159,7 +149,7 @@ def _train_system(
     }
 
   codes = jax.device_put(
-    make_codes(built, config.model.softmax), sharding.replicated(mesh)
+    device_codes(built, config.model.softmax), sharding.replicated(mesh)
   )
   progress = loop.train(
     model,

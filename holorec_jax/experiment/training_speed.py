@@ -20,9 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from holorec_jax import catalog, sharding
+from holorec_jax.codes import device_codes
 from holorec_jax.data import pipeline, schema, splits
 from holorec_jax.experiment.config import Config
-from holorec_jax.experiment.training import make_codes, make_generator
+from holorec_jax.experiment.training import make_generator
 from holorec_jax.train.optimizer import make_optimizer
 from holorec_jax.train.step import init_state, make_train_step
 from holorec_jax.types import Batch
@@ -158,7 +159,7 @@ def _time_steps(
   optimizer = make_optimizer(config.optim, total_steps=1000)
   state = init_state(model, optimizer, config.train.seed, mesh)
   codes = jax.device_put(
-    make_codes(built, config.model.softmax), sharding.replicated(mesh)
+    device_codes(built, config.model.softmax), sharding.replicated(mesh)
   )
   step: Any = make_train_step(
     model,

@@ -33,6 +33,8 @@ class GeneratorConfig:
       "tree" the items' probabilities sum to one and rare items need not win
       against codes that no item has.
     tied_heads: fine heads share the code embeddings.
+    repeat_bias: a learned bias on codes that lead back to items of the history
+      (`models/repeats.py`).
     thought: "none", "holorec" or "pause".
     thought_temperature: tau of the thought's softmax.
   """
@@ -51,6 +53,7 @@ class GeneratorConfig:
   cross_bias: bool = False
   softmax: Literal["level", "tree"] = "level"
   tied_heads: bool = False
+  repeat_bias: bool = False
   thought: Thought = "holorec"
   thought_temperature: float = 1.0
 

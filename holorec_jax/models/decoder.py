@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import struct
 
 from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.models.repeats import Repeats
 from holorec_jax.nn import attention
 from holorec_jax.nn.attention import KeyValues
 from holorec_jax.nn.layers import Dropout, FeedForward, RelativeBias, RMSNorm
@@ -24,11 +25,13 @@ class Context:
     layers: per decoder layer, context keys and values (B, H, C, K).
     bias_BHNC: cross-attention bias: visibility and distance; N may be 1.
     start_BND: first decoder input of every branch; N may be 1.
+    repeats: what the repeat bias needs; None without it.
   """
 
   layers: tuple[KeyValues, ...]
   bias_BHNC: jax.Array
   start_BND: jax.Array
+  repeats: Repeats | None = None
 
 
 @struct.dataclass
@@ -39,10 +42,13 @@ class DecodeState:
     caches: per decoder layer, keys and values (B, N, S, H, K).
     slot: number of filled slots; a Python int when the loop is unrolled
       (then attention reads the filled slots only), traced inside `lax.scan`.
+    match_BNT: the visible history items whose codes begin with the codes that
+      the branch was fed; None without repeat bias.
   """
 
   caches: tuple[KeyValues, ...]
   slot: int | jax.Array
+  match_BNT: jax.Array | None = None
 
 
 def write_slot(cache: KeyValues, new: KeyValues, slot) -> KeyValues:
@@ -141,4 +147,4 @@ class StepDecoder(nn.Module):
       )
       caches.append(cache)
     x_BND = self.output_drop(self.final_norm(x_BND), deterministic)
-    return x_BND, DecodeState(caches=tuple(caches), slot=slot + 1)
+    return x_BND, state.replace(caches=tuple(caches), slot=slot + 1)

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax.codes import Codes
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.decoder import Context, DecodeState, StepDecoder
 from holorec_jax.models.history import HistoryEncoder
+from holorec_jax.models.repeats import RepeatBias
 from holorec_jax.models.thoughts import THOUGHTS
 from holorec_jax.nn import attention
-from holorec_jax.nn.layers import RelativeBias, scaled_normal
+from holorec_jax.nn.layers import RelativeBias, matmul, scaled_normal
 from holorec_jax.types import Batch
 
 
@@ -71,6 +73,8 @@ class Generator(nn.Module):
       self.cross_bias = RelativeBias(
         c.num_heads, bidirectional=False, init_scale=c.d_model**-0.5
       )
+    if c.repeat_bias:
+      self.repeat_bias = RepeatBias(self.num_levels, self.num_codes)
     if not c.tied_heads:
       self.fine_head_LDV = self.param(
         "fine_head",
@@ -95,7 +99,8 @@ class Generator(nn.Module):
 
   def open_branches(
     self,
-    codes_BTL: jax.Array,
+    item_BT: jax.Array,
+    codes: Codes,
     segment_BT: jax.Array,
     last_BN: jax.Array,
     deterministic: bool = True,
@@ -103,16 +108,34 @@ class Generator(nn.Module):
     """Encodes the histories and projects the context once per user.
 
     Args:
-      codes_BTL: int32 fine codes of the history items (any where empty).
+      item_BT: history items (any where empty).
+      codes: of the catalogue.
       segment_BT: packed histories, as in `Batch`.
       last_BN: last visible slot of each branch; N = 1 for search.
       deterministic: no dropout.
     """
+    codes_BTL = codes.fine_IL[item_BT]
     level_L = jnp.arange(self.num_levels)
     embedded_BTLD = self.code_embedding_LVD[level_L, codes_BTL]
     states_BCD = self.encoder(embedded_BTLD, segment_BT, deterministic)
     tokens = states_BCD.shape[1] // segment_BT.shape[1]
-    bias_BHNC = self._visibility(segment_BT, last_BN, tokens)
+    own_BN = jnp.take_along_axis(segment_BT, last_BN, axis=1)
+    distance_BNT = last_BN[..., None] - jnp.arange(segment_BT.shape[1])
+    visible_BNT = (segment_BT[:, None] == own_BN[..., None]) & (
+      distance_BNT >= 0
+    )
+    bias_BHNT = attention.mask_to_bias(visible_BNT)[:, None]
+    if self.config.cross_bias:
+      bias_BHNT += jnp.moveaxis(self.cross_bias(distance_BNT), 0, 1)
+    repeats = None
+    if self.config.repeat_bias:
+      # A branch without a history is in segment 0, that of the empty slots.
+      repeats = self.repeat_bias.open(
+        codes_BTL,
+        codes.share_IL[item_BT],
+        visible_BNT & (segment_BT[:, None] > 0),
+        distance_BNT,
+      )
     start_BND = jnp.broadcast_to(
       self.bos_D, (*last_BN.shape, self.config.d_model)
     )
@@ -123,19 +146,10 @@ class Generator(nn.Module):
       )
     return Context(
       layers=self.decoder.project_context(states_BCD),
-      bias_BHNC=bias_BHNC,
+      bias_BHNC=jnp.repeat(bias_BHNT, tokens, axis=-1),
       start_BND=start_BND,
+      repeats=repeats,
     )
-
-  def _visibility(self, segment_BT, last_BN, tokens) -> jax.Array:
-    """Cross-attention bias (B, H or 1, N, C): own segment, up to `last`."""
-    own_BN = jnp.take_along_axis(segment_BT, last_BN, axis=1)
-    distance_BNT = last_BN[..., None] - jnp.arange(segment_BT.shape[1])
-    mask_BNT = (segment_BT[:, None] == own_BN[..., None]) & (distance_BNT >= 0)
-    bias_BHNT = attention.mask_to_bias(mask_BNT)[:, None]
-    if self.config.cross_bias:
-      bias_BHNT += jnp.moveaxis(self.cross_bias(distance_BNT), 0, 1)
-    return jnp.repeat(bias_BHNT, tokens, axis=-1)
 
   def start(self, context: Context, unrolled: bool) -> DecodeState:
     """An empty cache; unrolled loops grow it, scans need all slots now."""
@@ -147,7 +161,9 @@ class Generator(nn.Module):
     )
     cache = attention.KeyValues(empty, empty)
     return DecodeState(
-      caches=(cache,) * c.decoder_layers, slot=0 if unrolled else jnp.int32(0)
+      caches=(cache,) * c.decoder_layers,
+      slot=0 if unrolled else jnp.int32(0),
+      match_BNT=context.repeats and context.repeats.visible_BNT,
     )
 
   def level(
@@ -176,6 +192,11 @@ class Generator(nn.Module):
       x_BND = context.start_BND
     else:
       x_BND = self.code_embedding_LVD[level - 1][code_BN]
+      if context.repeats is not None:
+        same_BNT = (
+          context.repeats.codes_LBT[level - 1][:, None] == (code_BN[..., None])
+        )
+        state = state.replace(match_BNT=state.match_BNT & same_BNT)
     state_BND, state = self.decoder.step(x_BND, state, context, deterministic)
     coarse_BNV = thought_BND = None
     if self.thought is not None:
@@ -188,37 +209,41 @@ class Generator(nn.Module):
       state_BND = self.thought.inject(state_BND, thought_BND)
     align_RBNV = None
     if align and self.num_aligned:
-      align_RBNV = jnp.einsum(
-        "bnd,rdv->rbnv", state_BND, self.align_head_RLDV[:, level]
+      align_RBNV = jnp.stack(
+        [
+          matmul(state_BND, head_LDV[level])
+          for head_LDV in self.align_head_RLDV
+        ]
       ).astype(jnp.float32)
-    return state, LevelOutput(
-      self._fine_logits(state_BND, level), coarse_BNV, align_RBNV, thought_BND
-    )
+    fine_BNV = self._fine_logits(state_BND, level)
+    if context.repeats is not None:
+      fine_BNV += self.repeat_bias(context.repeats, state.match_BNT, level)
+    return state, LevelOutput(fine_BNV, coarse_BNV, align_RBNV, thought_BND)
 
   def _fine_logits(self, state_BND, level) -> jax.Array:
     if self.config.tied_heads:
       head_DV = self.code_embedding_LVD[level].T * self.config.d_model**-0.5
     else:
       head_DV = self.fine_head_LDV[level]
-    return (state_BND @ head_DV).astype(jnp.float32)
+    return matmul(state_BND, head_DV).astype(jnp.float32)
 
   def __call__(
-    self, batch: Batch, codes_IL: jax.Array, deterministic: bool = True
+    self, batch: Batch, codes: Codes, deterministic: bool = True
   ) -> list[LevelOutput]:
     """Unrolls all levels of every branch with the target's codes fed.
 
     Args:
       batch: histories and branches.
-      codes_IL: fine codes of the catalogue.
+      codes: of the catalogue.
       deterministic: no dropout.
 
     Returns:
       One LevelOutput per level.
     """
     context = self.open_branches(
-      codes_IL[batch.item_BT], batch.segment_BT, batch.last_BN, deterministic
+      batch.item_BT, codes, batch.segment_BT, batch.last_BN, deterministic
     )
-    target_BNL = codes_IL[batch.target_BN]
+    target_BNL = codes.fine_IL[batch.target_BN]
     state = self.start(context, unrolled=True)
     outputs = []
     for level in range(self.num_levels):

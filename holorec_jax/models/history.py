@@ -17,7 +17,7 @@ from holorec_jax.nn.layers import (
   FeedForward,
   RelativeBias,
   RMSNorm,
-  scaled_normal,
+  dense,
 )
 
 
@@ -60,9 +60,7 @@ class HistoryEncoder(nn.Module):
   def setup(self):
     c = self.config
     if c.history == "pooled":
-      self.pool = nn.Dense(
-        c.d_model, use_bias=False, kernel_init=scaled_normal(c.d_model)
-      )
+      self.pool = dense(c.d_model, c.d_model)
     self.relative_bias = RelativeBias(
       c.num_heads, bidirectional=not c.causal_history
     )

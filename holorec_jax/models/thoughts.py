@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from holorec_jax.models.config import GeneratorConfig
-from holorec_jax.nn.layers import scaled_normal
+from holorec_jax.nn.layers import dense, matmul, scaled_normal
 
 
 class HoloRecThought(nn.Module):
@@ -33,19 +33,20 @@ class HoloRecThought(nn.Module):
       scaled_normal(d_model),
       (self.num_levels, d_model, self.num_codes),
     )
-    self.gate = nn.Dense(d_model)
-    self.projection = nn.Dense(
-      d_model, use_bias=False, kernel_init=scaled_normal(d_model)
-    )
+    self.gate = dense(d_model, 2 * d_model, use_bias=True)
+    self.projection = dense(d_model, d_model)
     self.norm = nn.LayerNorm()
 
   def think(self, state_BND, level, embedding_VD):
     """State -> (thought (B, N, D), coarse logits (B, N, V) float32)."""
-    logits_BNV = (state_BND @ self.coarse_head_LDV[level]).astype(jnp.float32)
+    logits_BNV = matmul(state_BND, self.coarse_head_LDV[level]).astype(
+      jnp.float32
+    )
     share_BNV = jax.nn.softmax(
       logits_BNV / self.config.thought_temperature, axis=-1
     )
-    return share_BNV.astype(embedding_VD.dtype) @ embedding_VD, logits_BNV
+    share_BNV = share_BNV.astype(embedding_VD.dtype)
+    return matmul(share_BNV, embedding_VD), logits_BNV
 
   def inject(self, state_BND, thought_BND):
     """LayerNorm(h + sigmoid(W_g [h ; c~] + b_g) * W_p c~)."""

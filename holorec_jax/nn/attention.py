@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from holorec_jax.nn.layers import scaled_normal
+from holorec_jax.nn.layers import dense
 
 NEGATIVE_BIAS = -1e9
 
@@ -74,12 +74,6 @@ class Attention(nn.Module):
 
   def setup(self):
     inner = self.num_heads * self.head_dim
-
-    def dense(features, fan_in):
-      return nn.Dense(
-        features, use_bias=False, kernel_init=scaled_normal(fan_in)
-      )
-
     self.query = dense(inner, self.d_model * self.head_dim)
     self.key = dense(inner, self.d_model)
     self.value = dense(inner, self.d_model)

@@ -20,6 +20,26 @@ def scaled_normal(fan_in: int) -> jax.nn.initializers.Initializer:
   return nn.initializers.normal(stddev=fan_in**-0.5)
 
 
+def matmul(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+  """(.., D) @ (D, F) as one product of two matrices.
+
+  The gradient of a product with several leading axes makes XLA on CPU copy
+  its operands into another order; accelerators see no difference.
+  """
+  flat = x.reshape(-1, x.shape[-1]) @ kernel_DF
+  return flat.reshape(*x.shape[:-1], kernel_DF.shape[-1])
+
+
+def dense(features: int, fan_in: int, use_bias: bool = False) -> nn.Dense:
+  """T5's linear layer: no bias unless asked for, scaled normal weights."""
+  return nn.Dense(
+    features,
+    use_bias=use_bias,
+    kernel_init=scaled_normal(fan_in),
+    dot_general=lambda x, kernel, *_, **__: matmul(x, kernel),
+  )
+
+
 class RMSNorm(nn.Module):
   """x / rms(x) * scale over the last axis, computed in float32."""
 
@@ -76,11 +96,6 @@ class FeedForward(nn.Module):
   dropout: float
 
   def setup(self):
-    def dense(features, fan_in):
-      return nn.Dense(
-        features, use_bias=False, kernel_init=scaled_normal(fan_in)
-      )
-
     self.wi = dense(self.d_ff, self.d_model)
     if self.gated:
       self.wi_gate = dense(self.d_ff, self.d_model)

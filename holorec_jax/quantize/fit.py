@@ -65,6 +65,11 @@ def _optimizer(config: NestedConfig) -> optax.GradientTransformation:
   return optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
 
 
+def start_state(params: Any, config: NestedConfig) -> State:
+  """Parameters with a fresh optimizer state."""
+  return State(params, _optimizer(config).init(params))
+
+
 def _steps_per_epoch(num_items: int, config: NestedConfig) -> int:
   return -(-num_items // config.batch_size)
 
@@ -72,7 +77,7 @@ def _steps_per_epoch(num_items: int, config: NestedConfig) -> int:
 @functools.partial(
   jax.jit, static_argnames=("losses", "config", "epochs"), donate_argnums=0
 )
-def _train(
+def train_epochs(
   state: State,
   x_IW: jax.Array,
   weight_RLV: jax.Array,
@@ -82,7 +87,20 @@ def _train(
   config: NestedConfig,
   epochs: int,
 ) -> tuple[State, dict[str, jax.Array]]:
-  """Whole epochs in equal batches; at most steps - 1 items sit one out."""
+  """Whole epochs in equal batches; at most steps - 1 items sit one out.
+
+  Args:
+    state: parameters and optimizer state; donated.
+    x_IW: all item vectors.
+    weight_RLV: what `losses` takes.
+    key: of the order of the items.
+    losses: parameters, vectors, weights, config -> named losses, summed.
+    config: the quantizer and its training.
+    epochs: passes over the items.
+
+  Returns:
+    The new state and the last epoch's mean losses.
+  """
   steps = _steps_per_epoch(len(x_IW), config)
   batch = len(x_IW) // steps
   optimizer = _optimizer(config)
@@ -210,8 +228,8 @@ def _start(x_IW: jax.Array, key: jax.Array, config: NestedConfig, epochs: int):
   """Parameters after the autoencoder and k-means."""
   params = jax.jit(nested.NestedQuantizer(config).init)(key, x_IW[:1])["params"]
   params = {name: params[name] for name in ("encoder", "decoder")}
-  state, _ = _train(
-    State(params, _optimizer(config).init(params)),
+  state, _ = train_epochs(
+    start_state(params, config),
     x_IW,
     jnp.ones(()),
     key,
@@ -279,7 +297,7 @@ def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
   rng = np.random.default_rng(config.seed)
   params = _start(x_IW, key, config, warmup)
   bar.update(warmup)
-  state = State(params, _optimizer(config).init(params))
+  state = start_state(params, config)
   sids_IRL, _, error = fitted.encode_items(params, vectors_IW, config)
   history: list[dict[str, float]] = []
   for index in range(rounds):
@@ -288,7 +306,7 @@ def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
       x_SW = x_IW[rng.integers(len(x_IW), size=SAMPLE)]
       books_LVD = revive(state.params, x_SW, use_RLV == 0, config)
       state = state._replace(params={**state.params, "codebooks": books_LVD})
-    state, parts = _train(
+    state, parts = train_epochs(
       state,
       x_IW,
       balance_weights(use_RLV, config.balance),

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from holorec_jax import sharding
+from holorec_jax.codes import Codes
 from holorec_jax.data.pipeline import make_iterator
 from holorec_jax.errors import UserError
 from holorec_jax.models.generator import Generator
@@ -26,7 +27,7 @@ from holorec_jax.ranges import check_ranges
 from holorec_jax.train.checkpoint import Checkpointer
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.optimizer import OptimConfig, make_optimizer
-from holorec_jax.train.step import Codes, init_state, make_train_step
+from holorec_jax.train.step import init_state, make_train_step
 from holorec_jax.train.writers import MetricWriter
 from holorec_jax.types import Batch
 

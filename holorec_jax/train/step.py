@@ -4,7 +4,6 @@ Parameters and optimiser state are float32. They are cast to the compute dtype
 here and nowhere else; norms, softmaxes and losses stay float32.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,32 +13,10 @@ import optax
 from jax.sharding import Mesh
 
 from holorec_jax import sharding
+from holorec_jax.codes import Codes
 from holorec_jax.models.generator import Generator
 from holorec_jax.train.losses import LossConfig, generator_loss
 from holorec_jax.types import Batch, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Codes:
-  """The catalogue's codes on device.
-
-  Attributes:
-    sids_IRL: int32 codes of every granularity.
-    fine_IL: int32 identifying codes.
-    continuations_ILX: packed bits of the codes that may come at each level
-      (`tree.continuations`), for models with softmax="tree"; else None.
-  """
-
-  sids_IRL: jax.Array
-  fine_IL: jax.Array
-  continuations_ILX: jax.Array | None = None
-
-
-jax.tree_util.register_dataclass(
-  Codes,
-  data_fields=["sids_IRL", "fine_IL", "continuations_ILX"],
-  meta_fields=[],
-)
 
 
 def cast(params: dict, dtype: str) -> dict:
@@ -51,8 +28,9 @@ def init_params(model: Generator, seed: int) -> dict:
   """Float32 parameters; shapes depend on the model alone."""
   one = jnp.zeros((1, 1), jnp.int32)
   batch = Batch(one, one + 1, one, one, one.astype(jnp.float32))
-  codes_IL = jnp.zeros((1, model.num_levels), jnp.int32)
-  return model.init(jax.random.key(seed), batch, codes_IL)["params"]
+  fine_IL = jnp.zeros((1, model.num_levels), jnp.int32)
+  codes = Codes(fine_IL[:, None], fine_IL, fine_IL.astype(jnp.float32))
+  return model.init(jax.random.key(seed), batch, codes)["params"]
 
 
 def init_state(
@@ -87,7 +65,7 @@ def batch_loss(
   outputs: Any = model.apply(
     {"params": params},
     batch,
-    codes.fine_IL,
+    codes,
     deterministic=dropout_key is None,
     rngs=rngs,
   )

@@ -58,11 +58,11 @@ def test_the_width_fits_the_longest_of_a_batch():
 
 def test_every_user_gets_what_scoring_all_items_says(system):
   model, params, recommender, histories = system
-  codes_IL = tiny.make_codes(CATALOG).fine_IL
+  codes = tiny.make_codes(CATALOG)
   scores_UI = tiny.jit(score_all, static_argnums=1)(
     params,
     model,
-    codes_IL,
+    codes,
     CATALOG.log_share_I,
     histories.padded(slice(0, USERS), WIDTH),
   )

@@ -32,16 +32,16 @@ def assert_exhaustive(catalog, exclude: bool, **changes):
   model, params = tiny.make_model(catalog, **changes)
   item_BT = draw_histories(catalog.num_items)
   I = catalog.num_items
-  codes_IL = tiny.make_codes(catalog).fine_IL
+  codes = tiny.make_codes(catalog)
   found = SEARCH(
-    params, model, codes_IL, device_tree(catalog), item_BT, I, I, exclude
+    params, model, codes, device_tree(catalog), item_BT, I, I, exclude
   )
   valid_ILV = None
   if changes.get("softmax") == "tree":
     packed_ILX = continuations(catalog.tree)
     valid_ILV = unpack_bits(packed_ILX, catalog.num_codes)
   scores_BI = np.asarray(
-    SCORE_ALL(params, model, codes_IL, catalog.log_share_I, item_BT, valid_ILV)
+    SCORE_ALL(params, model, codes, catalog.log_share_I, item_BT, valid_ILV)
   )
   for row in range(USERS):
     items_K = np.asarray(found.item_BK[row])
@@ -64,7 +64,12 @@ def test_a_wide_beam_is_exhaustive_for_every_thought(thought, exclude):
   catalog = tiny.make_catalog(30, levels=3, codes=4, distinct=False)
   assert catalog.tree.largest_leaf > 1
   assert_exhaustive(
-    catalog, exclude, thought=thought, start="last", cross_bias=True
+    catalog,
+    exclude,
+    thought=thought,
+    start="last",
+    cross_bias=True,
+    repeat_bias=True,
   )
 
 
@@ -103,7 +108,7 @@ def test_eight_devices_recommend_what_one_does():
     whole = sharding.replicated(mesh)
     return run(
       *jax.device_put(
-        (params, tiny.make_codes(catalog).fine_IL, device_tree(catalog)), whole
+        (params, tiny.make_codes(catalog), device_tree(catalog)), whole
       ),
       sharding.put_rows(item_BT, mesh),
     )

@@ -54,7 +54,7 @@ def attention(params, x_BNSD, memory_BNCD, bias):
   return mixed.reshape(*x_BNSD.shape[:3], -1) @ params["output"]["kernel"]
 
 
-def unroll_uncached(model, params, batch, codes_IL, outputs):
+def unroll_uncached(model, params, batch, codes, outputs):
   """Thoughts and fine logits from one pass over the whole sequence.
 
   The sequence takes its thoughts from the cached unroll; that they are what
@@ -63,8 +63,9 @@ def unroll_uncached(model, params, batch, codes_IL, outputs):
   bound = model.bind({"params": params})
   table_LVD = params["code_embedding"]
   context = bound.open_branches(
-    codes_IL[batch.item_BT], batch.segment_BT, batch.last_BN
+    batch.item_BT, codes, batch.segment_BT, batch.last_BN
   )
+  codes_IL = codes.fine_IL
   embedded = table_LVD[jnp.arange(model.num_levels), codes_IL[batch.item_BT]]
   states_BCD = bound.encoder(embedded, batch.segment_BT, True)
   inputs = []
@@ -88,17 +89,17 @@ def unroll_uncached(model, params, batch, codes_IL, outputs):
   return thoughts, jnp.stack(fine)
 
 
-def unroll_scanned(model, params, batch, codes_IL):
+def unroll_scanned(model, params, batch, codes):
   """The levels as the search runs them: fixed slots, a traced slot."""
   bound = model.bind({"params": params})
   context = bound.open_branches(
-    codes_IL[batch.item_BT], batch.segment_BT, batch.last_BN
+    batch.item_BT, codes, batch.segment_BT, batch.last_BN
   )
   state = bound.start(context, unrolled=False)
   state, first = bound.level(state, context, 0, None)
 
   def inner(state, level):
-    code_BN = codes_IL[batch.target_BN, level - 1]
+    code_BN = codes.fine_IL[batch.target_BN, level - 1]
     state, output = model.apply(
       {"params": params}, state, context, level, code_BN, method="level"
     )
@@ -115,16 +116,16 @@ def test_cached_is_uncached_and_scanned_is_unrolled(thought):
   # Two layers: what a layer caches depends on the layer below.
   model, params = tiny.make_model(catalog, thought=thought, decoder_layers=2)
 
-  def run(params, batch, codes_IL):
-    outputs = model.apply({"params": params}, batch, codes_IL)
+  def run(params, batch, codes):
+    outputs = model.apply({"params": params}, batch, codes)
     return (
       outputs,
-      unroll_uncached(model, params, batch, codes_IL, outputs),
-      unroll_scanned(model, params, batch, codes_IL),
+      unroll_uncached(model, params, batch, codes, outputs),
+      unroll_scanned(model, params, batch, codes),
     )
 
   outputs, (thoughts, uncached), scanned = tiny.jit(run)(
-    params, tiny.make_packed(catalog), jnp.asarray(catalog.codes_IL)
+    params, tiny.make_packed(catalog), tiny.make_codes(catalog)
   )
   unrolled = np.stack([output.fine_BNV for output in outputs])
   np.testing.assert_allclose(uncached, unrolled, atol=1e-5)

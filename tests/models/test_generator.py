@@ -15,7 +15,7 @@ from holorec_jax.train.losses import LossConfig, generator_loss
 from holorec_jax.types import Batch
 
 # The forms of the generator that all-position training has to serve.
-RICH = dict(start="last", cross_bias=True)
+RICH = dict(start="last", cross_bias=True, repeat_bias=True)
 CATALOG = tiny.make_catalog(30, levels=2, codes=6)
 CODES = tiny.make_codes(CATALOG)
 
@@ -58,7 +58,7 @@ def test_all_positions_are_one_target_per_row(thought, history):
   )
 
   def total(params, weight_BN, batch):
-    outputs = model.apply({"params": params}, batch, CODES.fine_IL)
+    outputs = model.apply({"params": params}, batch, CODES)
     return weighted_loss(outputs, params, batch, weight_BN)
 
   differentiate = tiny.jit(jax.grad(total, argnums=(0, 1)))
@@ -103,7 +103,7 @@ def test_no_gradient_from_the_future_or_from_other_histories(thought):
       return method(*args, **kwargs)
 
     with nn.intercept_methods(perturb):
-      outputs = model.apply({"params": params}, packed, CODES.fine_IL)
+      outputs = model.apply({"params": params}, packed, CODES)
     # One loss per branch, all terms of it.
     return jax.vmap(
       lambda one_X: weighted_loss(
@@ -134,7 +134,7 @@ def test_later_and_other_items_change_nothing_bit_for_bit():
   changed = dataclasses.replace(packed, item_BT=item_BT)
 
   def run(batch):
-    outputs = model.apply({"params": params}, batch, CODES.fine_IL)
+    outputs = model.apply({"params": params}, batch, CODES)
     return jnp.stack([output.fine_BNV for output in outputs])
 
   run = tiny.jit(run)
@@ -153,7 +153,7 @@ def test_alignment_heads_vanish_at_inference():
   def decode(model, params):
     bound = model.bind({"params": params})
     context = bound.open_branches(
-      CODES.fine_IL[batch.item_BT], batch.segment_BT, batch.last_BN
+      batch.item_BT, CODES, batch.segment_BT, batch.last_BN
     )
     return bound.level(bound.start(context, True), context, 0, None)[1]
 
@@ -162,7 +162,7 @@ def test_alignment_heads_vanish_at_inference():
   assert ours.align_RBNV is None
   assert np.array_equal(ours.fine_BNV, theirs.fine_BNV)
   outputs = jax.eval_shape(
-    lambda: model.apply({"params": params}, batch, CODES.fine_IL)
+    lambda: model.apply({"params": params}, batch, CODES)
   )
   assert outputs[0].align_RBNV.shape == (1, 10, 1, 6)
 
@@ -173,11 +173,11 @@ def test_alignment_heads_vanish_at_inference():
 def test_decoder_steps_per_mode(thought, slots):
   """Non-thinking costs exactly L steps, a thought one more per level."""
   model, params = tiny.make_model(CATALOG, thought=thought)
-  codes_BTL, one_B1 = jnp.zeros((1, 3, 2), jnp.int32), jnp.ones((1, 1), int)
+  item_BT, one_B1 = jnp.zeros((1, 3), jnp.int32), jnp.ones((1, 1), int)
 
   def start(params):
     bound = model.bind({"params": params})
-    context = bound.open_branches(codes_BTL, jnp.ones((1, 3), int), one_B1)
+    context = bound.open_branches(item_BT, CODES, jnp.ones((1, 3), int), one_B1)
     return bound.start(context, unrolled=False)
 
   state = jax.eval_shape(start, params)

@@ -1,0 +1,45 @@
+"""The catalogue's codes on device: what generator, losses and search read."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from holorec_jax import tree as tree_lib
+from holorec_jax.catalog import Catalog
+
+
+@struct.dataclass
+class Codes:
+  """Codes of all items.
+
+  Attributes:
+    sids_IRL: int32 codes of every granularity, coarse to fine.
+    fine_IL: int32 identifying codes: the fine row after collision handling.
+    share_IL: float32 share of each item among the items that begin with its
+      first 1 .. L identifying codes.
+    continuations_ILX: packed bits of the codes that may come at each level
+      (`tree.continuations`), for models with softmax="tree"; else None.
+  """
+
+  sids_IRL: jax.Array
+  fine_IL: jax.Array
+  share_IL: jax.Array
+  continuations_ILX: jax.Array | None = None
+
+
+def device_codes(catalog: Catalog, softmax: str) -> Codes:
+  """Puts the catalogue's codes on the default device.
+
+  Args:
+    catalog: the items.
+    softmax: the generator's; "tree" needs the continuations.
+  """
+  continuations_ILX = None
+  if softmax == "tree":
+    continuations_ILX = jnp.asarray(tree_lib.continuations(catalog.tree))
+  return Codes(
+    sids_IRL=jnp.asarray(catalog.sids_IRL),
+    fine_IL=jnp.asarray(catalog.codes_IL),
+    share_IL=jnp.asarray(tree_lib.shares(catalog.tree)),
+    continuations_ILX=continuations_ILX,
+  )

@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
   config.model.softmax = "tree"
   config.model.start = "last"
   config.model.cross_bias = True
+  config.model.repeat_bias = True
+  config.model.thought_carry = True
   config.model.d_model = 64
   config.model.num_heads = 2
   config.model.head_dim = 32

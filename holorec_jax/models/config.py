@@ -37,6 +37,9 @@ class GeneratorConfig:
       (`models/repeats.py`).
     thought: "none", "holorec" or "pause".
     thought_temperature: tau of the thought's softmax.
+    thought_carry: a soft code is fed together with the state that thought it,
+      which a shallow decoder would have to read back; the paper feeds the code
+      alone.
   """
 
   d_model: int = 128
@@ -56,6 +59,7 @@ class GeneratorConfig:
   repeat_bias: bool = False
   thought: Thought = "holorec"
   thought_temperature: float = 1.0
+  thought_carry: bool = False
 
   def __post_init__(self):
     check_ranges(

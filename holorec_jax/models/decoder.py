@@ -5,6 +5,8 @@ user. All branches of a user read the same context keys and values; each keeps
 its own short cache of S slots.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -147,4 +149,6 @@ class StepDecoder(nn.Module):
       )
       caches.append(cache)
     x_BND = self.output_drop(self.final_norm(x_BND), deterministic)
-    return x_BND, state.replace(caches=tuple(caches), slot=slot + 1)
+    return x_BND, dataclasses.replace(
+      state, caches=tuple(caches), slot=slot + 1
+    )

@@ -9,6 +9,7 @@ Codes are teacher-forced, thoughts always feed the model's own prediction, so
 training unrolls the very steps that search scans (`level`).
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -163,7 +164,9 @@ class Generator(nn.Module):
     return DecodeState(
       caches=(cache,) * c.decoder_layers,
       slot=0 if unrolled else jnp.int32(0),
-      match_BNT=context.repeats and context.repeats.visible_BNT,
+      match_BNT=None
+      if context.repeats is None
+      else context.repeats.visible_BNT,
     )
 
   def level(
@@ -193,10 +196,8 @@ class Generator(nn.Module):
     else:
       x_BND = self.code_embedding_LVD[level - 1][code_BN]
       if context.repeats is not None:
-        same_BNT = (
-          context.repeats.codes_LBT[level - 1][:, None] == (code_BN[..., None])
-        )
-        state = state.replace(match_BNT=state.match_BNT & same_BNT)
+        match_BNT = context.repeats.follow(state.match_BNT, level - 1, code_BN)
+        state = dataclasses.replace(state, match_BNT=match_BNT)
     state_BND, state = self.decoder.step(x_BND, state, context, deterministic)
     coarse_BNV = thought_BND = None
     if self.thought is not None:
@@ -204,7 +205,7 @@ class Generator(nn.Module):
         state_BND, level, self.code_embedding_LVD[level]
       )
       state_BND, state = self.decoder.step(
-        thought_BND, state, context, deterministic
+        self.thought.feed(state_BND, thought_BND), state, context, deterministic
       )
       state_BND = self.thought.inject(state_BND, thought_BND)
     align_RBNV = None

@@ -39,6 +39,13 @@ class Repeats:
   codes_LBT: jax.Array
   share_LBT: jax.Array
 
+  def follow(
+    self, match_BNT: jax.Array | None, level, code_BN: jax.Array
+  ) -> jax.Array:
+    """Of the matching items those that have the code at the level, too."""
+    assert match_BNT is not None  # a decode state has it where repeats are
+    return match_BNT & (self.codes_LBT[level][:, None] == code_BN[..., None])
+
 
 class RepeatBias(nn.Module):
   """Biases of all levels; parameters: recency (L, buckets), seen (L,)."""
@@ -68,7 +75,7 @@ class RepeatBias(nn.Module):
     )
 
   def __call__(
-    self, repeats: Repeats, match_BNT: jax.Array, level
+    self, repeats: Repeats, match_BNT: jax.Array | None, level
   ) -> jax.Array:
     """The bias of a level's codes, (B, N, V) float32.
 
@@ -77,6 +84,7 @@ class RepeatBias(nn.Module):
       match_BNT: the visible items whose codes begin with the prefix so far.
       level: 0 .. L-1; a Python int or a traced scalar.
     """
+    assert match_BNT is not None  # a decode state has it where repeats are
     seen_BT = self.seen_L[level] * repeats.share_LBT[level]
     weight_BNT = repeats.recency_LBNT[level] + seen_BT[:, None]
     code_BTV = jax.nn.one_hot(

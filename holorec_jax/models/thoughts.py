@@ -1,9 +1,10 @@
 """Thoughts: what is fed at a think step, and how it comes back.
 
-A thought is a small module with two pure methods. `think` turns the state of
-the last position into the vector that the decoder is fed next, with the
-logits that supervise it; `inject` joins the state at the think step with the
-thought before the fine head reads it. Training and search call the same two.
+A thought is a small module with three pure methods. `think` turns the state of
+the last position into a thought, with the logits that supervise it; `feed`
+says what of it the decoder is fed next; `inject` joins the state at the think
+step with the thought before the fine head reads it. Training and search call
+the same three.
 
   none     no think step (non-thinking mode, L decoder steps)
   holorec  a soft coarse code, gated back (methods 1.2, HoloRec)
@@ -48,6 +49,12 @@ class HoloRecThought(nn.Module):
     share_BNV = share_BNV.astype(embedding_VD.dtype)
     return matmul(share_BNV, embedding_VD), logits_BNV
 
+  def feed(self, state_BND, thought_BND):
+    """The thought, with `thought_carry` on top of the state it came from."""
+    if self.config.thought_carry:
+      return state_BND + thought_BND
+    return thought_BND
+
   def inject(self, state_BND, thought_BND):
     """LayerNorm(h + sigmoid(W_g [h ; c~] + b_g) * W_p c~)."""
     gate_BND = nn.sigmoid(
@@ -73,6 +80,9 @@ class PauseThought(nn.Module):
   def think(self, state_BND, level, embedding_VD):
     """State -> (state + p_l, no logits)."""
     return state_BND + self.pause_LD[level].astype(state_BND.dtype), None
+
+  def feed(self, state_BND, thought_BND):
+    return thought_BND
 
   def inject(self, state_BND, thought_BND):
     return state_BND

@@ -70,6 +70,7 @@ def test_a_wide_beam_is_exhaustive_for_every_thought(thought, exclude):
     start="last",
     cross_bias=True,
     repeat_bias=True,
+    thought_carry=True,
   )
 
 

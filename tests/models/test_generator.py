@@ -15,7 +15,7 @@ from holorec_jax.train.losses import LossConfig, generator_loss
 from holorec_jax.types import Batch
 
 # The forms of the generator that all-position training has to serve.
-RICH = dict(start="last", cross_bias=True, repeat_bias=True)
+RICH = dict(start="last", cross_bias=True, repeat_bias=True, thought_carry=True)
 CATALOG = tiny.make_catalog(30, levels=2, codes=6)
 CODES = tiny.make_codes(CATALOG)
 

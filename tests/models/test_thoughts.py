@@ -56,6 +56,16 @@ def test_holorec_injects_through_a_gate_and_layer_norm():
   )
 
 
+def test_a_thought_is_fed_alone_or_with_the_state_it_came_from():
+  h, c = normal(0, 2, 3, D), normal(1, 2, 3, D)
+  params = {"params": {"coarse_head": normal(2, L, D, V)}}
+  for carry, fed_BND in ((False, c), (True, h + c)):
+    config = tiny.make_config(d_model=D, thought_carry=carry)
+    thought = HoloRecThought(config, L, V)
+    ours = thought.apply(params, h, c, method="feed")
+    np.testing.assert_array_equal(ours, fed_BND)
+
+
 def test_gradient_flows_through_the_thought_not_through_a_choice():
   """The thought is never hardened: the coarse head learns from fine codes."""
   thought = HoloRecThought(CONFIG, L, V)

@@ -2,7 +2,8 @@
 
 T5 is the published backbone (methods 1.2), so the same weights must yield the
 same states. It has no counterpart of pooled items, a causal history, a
-cross-attention bias or thoughts; generators with these are refused.
+cross-attention bias, a start from the last item, a repeat bias or thoughts;
+generators with these are refused.
 """
 
 import jax
@@ -17,6 +18,15 @@ from holorec_jax.nn.layers import RELATIVE_BUCKETS, RELATIVE_MAX_DISTANCE
 ATTENTION = {"query": "q", "key": "k", "value": "v", "output": "o"}
 MLP = {"wi": "wi", "wo": "wo"}
 GATED_MLP = {"wi_gate": "wi_0", "wi": "wi_1", "wo": "wo"}
+# The one value that T5 knows of each of these fields.
+EXPRESSIBLE = {
+  "history": "codes",
+  "causal_history": False,
+  "cross_bias": False,
+  "start": "bos",
+  "repeat_bias": False,
+  "thought": "none",
+}
 # Theirs: number of a sublayer in its block, and its name.
 ENCODER = {"attention": "0.SelfAttention", "mlp": "1.DenseReluDense"}
 DECODER = {
@@ -39,14 +49,13 @@ def copy_to_t5(params: dict, config: GeneratorConfig) -> T5Model:
   Raises:
     ValueError: T5 cannot express the configuration.
   """
-  if (config.history, config.causal_history, config.cross_bias) != (
-    "codes",
-    False,
-    False,
-  ):
-    raise ValueError(
-      'T5 needs history="codes", causal_history=False, cross_bias=False'
-    )
+  beyond = {
+    name: getattr(config, name)
+    for name, value in EXPRESSIBLE.items()
+    if getattr(config, name) != value
+  }
+  if beyond:
+    raise ValueError(f"T5 has no counterpart of {beyond}; needs {EXPRESSIBLE}")
   model = T5Model(
     T5Config(
       vocab_size=2,

@@ -15,7 +15,7 @@ from flax import struct
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.repeats import Repeats
 from holorec_jax.nn import attention
-from holorec_jax.nn.attention import KeyValues
+from holorec_jax.nn.attention import Cache, KeyValues
 from holorec_jax.nn.layers import Dropout, FeedForward, RelativeBias, RMSNorm
 
 
@@ -41,26 +41,22 @@ class DecodeState:
   """What a branch or beam carries from step to step.
 
   Attributes:
-    caches: per decoder layer, keys and values (B, N, S, H, K).
-    slot: number of filled slots; a Python int when the loop is unrolled
-      (then attention reads the filled slots only), traced inside `lax.scan`.
+    caches: per decoder layer, keys and values of S slots.
+    slot: number of filled slots; a Python int when the loop is unrolled (then
+      caches hold the filled slots only), traced inside `lax.scan`.
     match_BNT: the visible history items whose codes begin with the codes that
       the branch was fed; None without repeat bias.
   """
 
-  caches: tuple[KeyValues, ...]
+  caches: tuple[Cache, ...]
   slot: int | jax.Array
   match_BNT: jax.Array | None = None
 
 
-def write_slot(cache: KeyValues, new: KeyValues, slot) -> KeyValues:
-  """Appends (B, N, H, K) keys and values at `slot`."""
+def write_slot(cache: Cache, new: KeyValues, slot) -> Cache:
+  """Puts (B, N, H, K) keys and values into `slot`."""
   if isinstance(slot, int):
-    if slot == 0:
-      return jax.tree.map(lambda n: n[:, :, None], new)
-    return jax.tree.map(
-      lambda c, n: jnp.concatenate([c, n[:, :, None]], axis=2), cache, new
-    )
+    return (*cache[:slot], new)
   return jax.tree.map(
     lambda c, n: jax.lax.dynamic_update_index_in_dim(c, n, slot, axis=2),
     cache,
@@ -133,10 +129,8 @@ class StepDecoder(nn.Module):
   ) -> tuple[jax.Array, DecodeState]:
     """Feeds x at the next slot; returns states (B, N, D) and the new cache."""
     slot = state.slot
-    if isinstance(slot, int):
-      slots = slot + 1
-    else:
-      slots = state.caches[0].key.shape[2]
+    first = state.caches[0]
+    slots = first.key.shape[2] if isinstance(first, KeyValues) else slot + 1
     distance_S = slot - jnp.arange(slots)
     own_bias_HS = self.relative_bias(distance_S) + attention.mask_to_bias(
       distance_S >= 0

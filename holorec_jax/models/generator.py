@@ -44,6 +44,18 @@ class LevelOutput(NamedTuple):
   thought_BND: jax.Array | None = None
 
 
+def _sight(segment_BT, last_BN) -> tuple[jax.Array, jax.Array]:
+  """Which slots a branch sees, its own segment up to `last`; and how far back.
+
+  Returns:
+    visible_BNT bool, distance_BNT int32 (negative behind `last`).
+  """
+  own_BN = jnp.take_along_axis(segment_BT, last_BN, axis=1)
+  distance_BNT = last_BN[..., None] - jnp.arange(segment_BT.shape[1])
+  own_BNT = segment_BT[:, None] == own_BN[..., None]
+  return own_BNT & (distance_BNT >= 0), distance_BNT
+
+
 class Generator(nn.Module):
   """Encoder, stepwise decoder, thought and heads.
 
@@ -120,11 +132,7 @@ class Generator(nn.Module):
     embedded_BTLD = self.code_embedding_LVD[level_L, codes_BTL]
     states_BCD = self.encoder(embedded_BTLD, segment_BT, deterministic)
     tokens = states_BCD.shape[1] // segment_BT.shape[1]
-    own_BN = jnp.take_along_axis(segment_BT, last_BN, axis=1)
-    distance_BNT = last_BN[..., None] - jnp.arange(segment_BT.shape[1])
-    visible_BNT = (segment_BT[:, None] == own_BN[..., None]) & (
-      distance_BNT >= 0
-    )
+    visible_BNT, distance_BNT = _sight(segment_BT, last_BN)
     bias_BHNT = attention.mask_to_bias(visible_BNT)[:, None]
     if self.config.cross_bias:
       bias_BHNT += jnp.moveaxis(self.cross_bias(distance_BNT), 0, 1)
@@ -137,30 +145,35 @@ class Generator(nn.Module):
         visible_BNT & (segment_BT[:, None] > 0),
         distance_BNT,
       )
-    start_BND = jnp.broadcast_to(
-      self.bos_D, (*last_BN.shape, self.config.d_model)
-    )
-    if self.config.start == "last":
-      final_token_BN = last_BN * tokens + tokens - 1
-      start_BND = start_BND + jnp.take_along_axis(
-        states_BCD, final_token_BN[..., None], axis=1
-      )
     return Context(
       layers=self.decoder.project_context(states_BCD),
       bias_BHNC=jnp.repeat(bias_BHNT, tokens, axis=-1),
-      start_BND=start_BND,
+      start_BND=self._first_input(states_BCD, last_BN * tokens + tokens - 1),
       repeats=repeats,
+    )
+
+  def _first_input(self, states_BCD, final_token_BN) -> jax.Array:
+    """What opens a branch: BOS, with start="last" on the last item's state."""
+    bos_BND = jnp.broadcast_to(
+      self.bos_D, (*final_token_BN.shape, self.config.d_model)
+    )
+    if self.config.start == "bos":
+      return bos_BND
+    return bos_BND + jnp.take_along_axis(
+      states_BCD, final_token_BN[..., None], axis=1
     )
 
   def start(self, context: Context, unrolled: bool) -> DecodeState:
     """An empty cache; unrolled loops grow it, scans need all slots now."""
     B, N, _ = context.start_BND.shape
     c = self.config
-    slots = 0 if unrolled else self.num_levels * self.steps_per_level
-    empty = jnp.zeros(
-      (B, N, slots, c.num_heads, c.head_dim), context.start_BND.dtype
-    )
-    cache = attention.KeyValues(empty, empty)
+    cache: attention.Cache = ()
+    if not unrolled:
+      slots = self.num_levels * self.steps_per_level
+      empty = jnp.zeros(
+        (B, N, slots, c.num_heads, c.head_dim), context.start_BND.dtype
+      )
+      cache = attention.KeyValues(empty, empty)
     return DecodeState(
       caches=(cache,) * c.decoder_layers,
       slot=0 if unrolled else jnp.int32(0),
@@ -199,27 +212,28 @@ class Generator(nn.Module):
         match_BNT = context.repeats.follow(state.match_BNT, level - 1, code_BN)
         state = dataclasses.replace(state, match_BNT=match_BNT)
     state_BND, state = self.decoder.step(x_BND, state, context, deterministic)
-    coarse_BNV = thought_BND = None
+    coarse_BNV = thought_BND = align_RBNV = None
     if self.thought is not None:
       thought_BND, coarse_BNV = self.thought.think(
         state_BND, level, self.code_embedding_LVD[level]
       )
+      fed_BND = self.thought.feed(state_BND, thought_BND)
       state_BND, state = self.decoder.step(
-        self.thought.feed(state_BND, thought_BND), state, context, deterministic
+        fed_BND, state, context, deterministic
       )
       state_BND = self.thought.inject(state_BND, thought_BND)
-    align_RBNV = None
     if align and self.num_aligned:
-      align_RBNV = jnp.stack(
-        [
-          matmul(state_BND, head_LDV[level])
-          for head_LDV in self.align_head_RLDV
-        ]
-      ).astype(jnp.float32)
+      align_RBNV = self._align_logits(state_BND, level)
     fine_BNV = self._fine_logits(state_BND, level)
     if context.repeats is not None:
       fine_BNV += self.repeat_bias(context.repeats, state.match_BNT, level)
     return state, LevelOutput(fine_BNV, coarse_BNV, align_RBNV, thought_BND)
+
+  def _align_logits(self, state_BND, level) -> jax.Array:
+    logits = [
+      matmul(state_BND, head_LDV[level]) for head_LDV in self.align_head_RLDV
+    ]
+    return jnp.stack(logits).astype(jnp.float32)
 
   def _fine_logits(self, state_BND, level) -> jax.Array:
     if self.config.tied_heads:

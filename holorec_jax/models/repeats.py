@@ -8,9 +8,10 @@ matrices; here they are one number per level and distance:
   bias_l(v) = sum_t [codes of item t begin with prefix, v]
               * (recency_l(distance of t) + seen_l * share_l(t))
 
-over the visible history items t. `share` is one over the items that begin
-with (prefix, v), so the second term adds up to the share of them that the user
-had, and a negative `seen` spares whole clusters a penalty that is one item's.
+over the visible history items t. `share` is one over the number of items that
+begin with (prefix, v), so over distinct items the second sum is the share of
+them that the user had: a negative `seen` presses on what is used up and spares
+the cluster of a single item. (An item that a history repeats counts each time.)
 The idea is the copy mode of pointer networks (RepeatNet, arXiv 1812.02646) on
 the tree of codes; all values start at zero and are learned.
 """

@@ -20,12 +20,18 @@ class KeyValues(NamedTuple):
   """Projected keys and values.
 
   Attributes:
-    key: (B, H, C, K) for a shared context, (B, N, S, H, K) for a cache.
+    key: (B, H, C, K) for a shared context, (B, N, H, K) for a slot of a cache,
+      (B, N, S, H, K) for all its slots.
     value: the same shape.
   """
 
   key: jax.Array
   value: jax.Array
+
+
+# All slots in one array, for loops that trace the slot; or slot by slot, for
+# unrolled loops that append, so that nothing is copied.
+Cache = KeyValues | tuple[KeyValues, ...]
 
 
 def mask_to_bias(mask: jax.Array) -> jax.Array:
@@ -51,18 +57,28 @@ def attend(
 
 
 def attend_own(
-  query_BNHK: jax.Array, cache: KeyValues, bias_HS: jax.Array
+  query_BNHK: jax.Array, cache: Cache, bias_HS: jax.Array
 ) -> jax.Array:
   """Attention of each branch to its own few cache slots -> (B, N, H, K).
 
-  A product and a sum instead of B * N * H tiny matrix products, which is what
-  XLA on CPU would make of an einsum; accelerators fuse it equally well.
+  Products and sums, slot by slot, instead of B * N * H tiny matrix products,
+  which is what XLA on CPU would make of an einsum; accelerators fuse it
+  equally well.
   """
-  product_BNSHK = query_BNHK[:, :, None].astype(jnp.float32) * cache.key
-  logits_BNSH = jnp.sum(product_BNSHK, axis=-1) + bias_HS.T
-  weights_BNSH = jax.nn.softmax(logits_BNSH, axis=2)
-  mixed_BNHK = jnp.sum(weights_BNSH[..., None] * cache.value, axis=2)
-  return mixed_BNHK.astype(query_BNHK.dtype)
+  if isinstance(cache, KeyValues):
+    keys, values = jax.tree.map(lambda x: jnp.unstack(x, axis=2), cache)
+  else:
+    keys, values = zip(*cache)
+  query_BNHK32 = query_BNHK.astype(jnp.float32)
+  logits_BNHS = jnp.stack(
+    [jnp.sum(query_BNHK32 * key_BNHK, axis=-1) for key_BNHK in keys], axis=-1
+  )
+  weights_BNHS = jax.nn.softmax(logits_BNHS + bias_HS, axis=-1)
+  mixed_BNHK = sum(
+    weights_BNHS[..., slot, None] * value_BNHK
+    for slot, value_BNHK in enumerate(values)
+  )
+  return jnp.asarray(mixed_BNHK).astype(query_BNHK.dtype)
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+import grain.python as grain
 import jax
 from absl import logging
 from jax.sharding import Mesh
@@ -29,7 +30,7 @@ from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.optimizer import OptimConfig, make_optimizer
 from holorec_jax.train.step import init_state, make_train_step
 from holorec_jax.train.writers import MetricWriter
-from holorec_jax.types import Batch
+from holorec_jax.types import Batch, TrainState
 
 METRIC = "valid/ndcg@10"
 
@@ -160,6 +161,18 @@ class Reporter:
     self._sums.clear()
 
 
+def _restore(
+  saver: Checkpointer, state: TrainState, source: Any, name: str
+) -> tuple[TrainState, int, Progress, grain.DatasetIterator]:
+  """State, step, progress and data of the newest checkpoint, or of a start."""
+  restored, iterator = saver.restore(state), make_iterator(source)
+  if restored is None:
+    return state, 0, Progress(), iterator
+  iterator.set_state(restored.data)
+  logging.info("%s: going on from step %d", name, restored.step)
+  return restored.state, restored.step, Progress(**restored.loop), iterator
+
+
 def train(
   model: Generator,
   source: Any,
@@ -197,13 +210,7 @@ def train(
   optimizer = make_optimizer(optim_config, total_steps)
   state = init_state(model, optimizer, config.seed, mesh)
   with Checkpointer(folder / "checkpoints", last=config.checkpoints) as saver:
-    restored = saver.restore(state)
-    progress, start_step, iterator = Progress(), 0, make_iterator(source)
-    if restored is not None:
-      state, start_step = restored.state, restored.step
-      progress = Progress(**restored.loop)
-      iterator.set_state(restored.data)
-      logging.info("%s: going on from step %d", name, start_step)
+    state, start_step, progress, iterator = _restore(saver, state, source, name)
     if progress.finished:
       return progress
     train_step = make_train_step(

@@ -1,11 +1,10 @@
 """The repeat bias against its formula, spelt out in loops."""
 
-import jax
 import numpy as np
 import tiny_models as tiny
 
-from holorec_jax.models.repeats import RepeatBias
 from holorec_jax.nn.layers import relative_bucket
+from holorec_jax.types import Batch
 
 ITEM_T = [3, 0, 3, 7, 1]
 CATALOG = tiny.make_catalog(12, levels=3, codes=3, distinct=False)
@@ -27,36 +26,36 @@ def bias_in_loops(params, prefix, level, last, visible):
 
 
 def test_bias_is_the_sum_over_matching_visible_items():
+  """Through the generator, target by target: logits with it less without."""
+  model, params = tiny.make_model(CATALOG, thought="holorec", repeat_bias=True)
+  plain, _ = tiny.make_model(CATALOG, thought="holorec")
   codes = tiny.make_codes(CATALOG)
-  model = RepeatBias(num_levels=3, num_codes=3)
-  rng = np.random.default_rng(0)
-  params = {
-    "recency": {"table": rng.normal(size=(3, 32)).astype(np.float32)},
-    "seen": rng.normal(size=3).astype(np.float32),
-  }
-  item_BT = np.array([ITEM_T])
-  lasts, visible = (4, 2), ({1, 2, 3, 4}, {0, 1, 2})
-  visible_BNT = np.array([[[t in v for t in range(5)] for v in visible]])
-  distance_BNT = np.array(lasts)[None, :, None] - np.arange(5)
-  bound = model.bind({"params": params})
-  repeats = bound.open(
-    codes.fine_IL[item_BT],
-    codes.share_IL[item_BT],
-    visible_BNT,
-    np.maximum(distance_BNT, 0).astype(np.int32),
+  lasts, visible = (4, 2), ({2, 3, 4}, {2})
+  # The first two slots are another history's.
+  rows = 12
+  batch = Batch(
+    item_BT=np.tile(ITEM_T, (rows, 1)),
+    segment_BT=np.tile([1, 1, 2, 2, 2], (rows, 1)),
+    last_BN=np.tile(lasts, (rows, 1)),
+    target_BN=np.tile(np.arange(rows)[:, None], (1, 2)),
+    weight_BN=np.ones((rows, 2), np.float32),
   )
+
+  @tiny.jit
+  def biases(params):
+    bare = {k: v for k, v in params.items() if k != "repeat_bias"}
+    ours = model.apply({"params": params}, batch, codes)
+    theirs = plain.apply({"params": bare}, batch, codes)
+    return [a.fine_BNV - b.fine_BNV for a, b in zip(ours, theirs)]
+
   nonzero = 0
-  for level in range(3):
-    for item in range(12):
-      prefix_l = CATALOG.codes_IL[item, :level]
-      match_T = (CATALOG.codes_IL[ITEM_T, :level] == prefix_l).all(axis=1)
-      bias_BNV = jax.jit(bound.__call__, static_argnums=2)(
-        repeats, visible_BNT & match_T, level
+  for level, bias_BNV in enumerate(biases(params)):
+    for item, branch in np.ndindex(rows, 2):
+      prefix = tuple(CATALOG.codes_IL[item, :level])
+      expected_V = bias_in_loops(
+        params["repeat_bias"], prefix, level, lasts[branch], visible[branch]
       )
-      for branch in range(2):
-        expected_V = bias_in_loops(
-          params, tuple(prefix_l), level, lasts[branch], visible[branch]
-        )
-        np.testing.assert_allclose(bias_BNV[0, branch], expected_V, atol=1e-6)
-        nonzero += (expected_V != 0).sum()
-  assert nonzero > 30
+      np.testing.assert_allclose(bias_BNV[item, branch], expected_V, atol=1e-5)
+      nonzero += (expected_V != 0).sum()
+  # Matches are there to be found at every level, and not everywhere.
+  assert 30 < nonzero < 3 * 12 * 2 * 3

@@ -21,12 +21,12 @@ T5_LIKE = dict(
 )
 
 
-def run_ours(model, params, codes_BTL, segment_BT, last_BN, target_BNL):
+def run_ours(model, params, codes, item_BT, segment_BT, last_BN, target_BNL):
   """Encoder states, and the decoder's states and logits of every level."""
   bound = model.bind({"params": params})
-  embedded = bound.code_embedding_LVD[jnp.arange(L), codes_BTL]
+  embedded = bound.code_embedding_LVD[jnp.arange(L), codes.fine_IL[item_BT]]
   states_BCD = bound.encoder(embedded, segment_BT, True)
-  context = bound.open_branches(codes_BTL, segment_BT, last_BN)
+  context = bound.open_branches(item_BT, codes, segment_BT, last_BN)
   state, x_BND = bound.start(context, True), context.start_BND
   inputs, outputs, logits = [], [], []
   for level in range(L):
@@ -51,13 +51,21 @@ def test_encoder_and_stepwise_decoder_match_t5(gated_mlp):
   model, params = tiny.make_model(
     catalog, gated_mlp=gated_mlp, tied_heads=True, **T5_LIKE
   )
-  codes_BTL = rng.integers(0, V, (B, T, L))
+  item_BT = rng.integers(0, catalog.num_items, (B, T))
   segment_BT = (np.arange(T) < np.array([[6], [3]])).astype(np.int32)
   last_BN = np.array([[0, 3, 5], [2, 1, 0]])
   target_BNL = rng.integers(0, V, (B, N, L))
   embedded, states_BCD, inputs_BNLD, outputs_BNLD, logits = tiny.jit(
     run_ours, static_argnums=0
-  )(model, params, codes_BTL, segment_BT, last_BN, target_BNL)
+  )(
+    model,
+    params,
+    tiny.make_codes(catalog),
+    item_BT,
+    segment_BT,
+    last_BN,
+    target_BNL,
+  )
 
   t5 = copy_to_t5(params, model.config)
 
@@ -98,8 +106,15 @@ def test_encoder_and_stepwise_decoder_match_t5(gated_mlp):
 
 @pytest.mark.parametrize(
   "change",
-  [{"history": "pooled"}, {"causal_history": True}, {"cross_bias": True}],
+  [
+    {"history": "pooled"},
+    {"causal_history": True},
+    {"cross_bias": True},
+    {"start": "last"},
+    {"repeat_bias": True},
+    {"thought": "holorec"},
+  ],
 )
 def test_what_t5_cannot_express_is_refused(change):
-  with pytest.raises(ValueError, match="T5 needs"):
+  with pytest.raises(ValueError, match="T5 has no counterpart"):
     copy_to_t5({}, tiny.make_config(**T5_LIKE | change))

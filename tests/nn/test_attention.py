@@ -49,6 +49,8 @@ def test_attend_own_reads_each_branchs_own_slots():
   )
   bias_HS = normal(3, H, S)
   mixed = attend_own(query_BNHK, KeyValues(key, value), bias_HS)
+  slots = tuple(KeyValues(key[:, :, s], value[:, :, s]) for s in range(S))
+  np.testing.assert_array_equal(mixed, attend_own(query_BNHK, slots, bias_HS))
   for b, n, h in np.ndindex(B, N, H):
     weights_S = softmax(key[b, n, :, h] @ query_BNHK[b, n, h] + bias_HS[h])
     np.testing.assert_allclose(

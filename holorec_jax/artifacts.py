@@ -10,12 +10,16 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holorec_jax.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A file changed less than so long ago may change again within one tick of the
+# file system's clock.
+_SETTLED_NS = 2_000_000_000
 
 
 def hash_json(value: Any) -> str:
@@ -35,6 +39,37 @@ def hash_files(folder: str | os.PathLike[str]) -> dict[str, str]:
   folder = pathlib.Path(folder)
   files = sorted(p for p in folder.rglob("*") if p.is_file())
   return {p.relative_to(folder).as_posix(): hash_file(p) for p in files}
+
+
+def hash_outside(
+  paths: Mapping[str, pathlib.Path], cache: str | os.PathLike[str]
+) -> dict[str, str]:
+  """SHA-256 of files by name; those that are not there are left out.
+
+  A file whose size and time of change are those in `cache` (JSON, made and
+  kept up here) is not read again.
+  """
+  cache = pathlib.Path(cache)
+  known = read_json(cache) if cache.is_file() else {}
+  fresh, hashes = dict(known), {}
+  for name, path in paths.items():
+    if not path.is_file():
+      continue
+    key, stat = str(path.resolve()), path.stat()
+    seen = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    entry = known.get(key, {})
+    if seen.items() <= entry.items():
+      hashes[name] = entry["sha256"]
+      continue
+    settled = time.time_ns() - stat.st_mtime_ns > _SETTLED_NS
+    hashes[name] = hash_file(path)
+    fresh.pop(key, None)
+    if settled:
+      fresh[key] = seen | {"sha256": hashes[name]}
+  if fresh != known:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_json(cache, fresh)
+  return hashes
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -118,17 +118,18 @@ def check_manifest(
   if not folder.exists():
     return None
   found = read_manifest(folder)
-  wrong = [f"config {line}" for line in diff(found.config, config)]
-  wrong += [
-    f"input {line.split(':')[0]} is not the one it was made from"
-    for line in diff(found.inputs, inputs)
-  ]
   if found.schema != schema:
-    wrong.append(f"layout version {found.schema} -> {schema}")
-  wrong += [
-    f"file {line.split(':')[0]} was changed, added or removed afterwards"
-    for line in diff(found.files, _hash_content(folder))
-  ]
+    # What else differs then says nothing.
+    wrong = [
+      f"another release made it: layout version {found.schema} -> {schema}"
+    ]
+  else:
+    wrong = [f"config {line}" for line in diff(found.config, config)]
+    wrong += _compare_inputs(found.inputs, inputs)
+    wrong += [
+      f"file {name} was changed, added or removed afterwards"
+      for name in _unlike(found.files, _hash_content(folder))
+    ]
   if wrong:
     raise UserError(
       f"{folder} does not match this run:\n  "
@@ -136,3 +137,23 @@ def check_manifest(
       + "\nDelete that folder to make it again, or choose another --workdir."
     )
   return found
+
+
+def _unlike(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+  """Names whose hashes differ, or that one side lacks."""
+  names = sorted(old.keys() | new.keys())
+  return [name for name in names if old.get(name) != new.get(name)]
+
+
+def _compare_inputs(
+  old: Mapping[str, str], new: Mapping[str, str]
+) -> list[str]:
+  lines = []
+  for name in _unlike(old, new):
+    if name not in old:
+      lines.append(f"input {name} was not there when it was made")
+    elif name not in new:
+      lines.append(f"input {name}, which it was made from, is not read now")
+    else:
+      lines.append(f"input {name} is not the one it was made from")
+  return lines

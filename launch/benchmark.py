@@ -15,8 +15,10 @@ Suite `search`: users per second of thinking against non-thinking search, with
 on 20 items of 4 code tokens; 12,101 items, the config's beam.
 Suite `quantizer`: items per second of quantizer training on --width-dimensional
 vectors, beside the speed of a plain matrix product.
+Suite `prepare`: seconds and peak memory of preparing a CSV of --events events.
 
-Full size takes some 15 minutes on two cores. For a look at how it works:
+Suites `train` and `search` at full size take some 15 minutes each on two cores.
+For a look at how it works:
   --config=configs/synthetic.py --users=20 --length=12 --repeats=1
 """
 
@@ -24,6 +26,7 @@ import dataclasses
 import os
 import pathlib
 import sys
+import tempfile
 from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -38,7 +41,7 @@ from holorec_jax.data import prepare, synthetic
 from holorec_jax.data.config import DataConfig
 from holorec_jax.data.pipeline import PipelineConfig
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import quantizer_speed
+from holorec_jax.experiment import preparation_speed, quantizer_speed
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.search_speed import (
   MODES,
@@ -60,7 +63,10 @@ CONFIG = config_flags.DEFINE_config_file(
   " Leaves can be overridden where the file is named.",
 )
 SUITE = flags.DEFINE_enum(
-  "suite", "train", ["train", "search", "quantizer"], "What to compare."
+  "suite",
+  "train",
+  ["train", "search", "quantizer", "prepare"],
+  "What to compare or measure.",
 )
 DATA = flags.DEFINE_string(
   "data", "", "Folder with sequences.txt for the short histories."
@@ -80,10 +86,29 @@ LENGTH = flags.DEFINE_integer(
 WIDTH = flags.DEFINE_integer(
   "width", 768, "Dimensions of the quantizer's vectors.", lower_bound=1
 )
+EVENTS = flags.DEFINE_integer(
+  "events", 1_000_000, "Events of the suite `prepare`.", lower_bound=1000
+)
 REPEATS = flags.DEFINE_integer(
   "repeats", 5, "Timed steps of every batch shape.", lower_bound=1
 )
-OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
+OUT = flags.DEFINE_string(
+  "out", "", "JSON file for the results; its folder is made if need be."
+)
+
+
+def check_out(path: pathlib.Path) -> None:
+  """Makes the folder of --out; UserError if no file can be written there."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
+  except OSError as error:
+    raise UserError(
+      f"--out={path} cannot be written ({error}): name a file in a folder that"
+      " can be written to"
+    ) from error
+  if path.is_dir():
+    raise UserError(f"--out={path} is a folder: name a file")
 
 
 def make_cases() -> list[Case]:
@@ -178,13 +203,33 @@ def run_quantizer(config: Config) -> Iterator[dict]:
   yield {"case": "quantizer", "width": WIDTH.value} | result
 
 
-SUITES = {"train": run_train, "search": run_search, "quantizer": run_quantizer}
+def run_prepare(config: Config) -> Iterator[dict]:
+  """Prints and yields the result of the suite `prepare`."""
+  del config  # the source is always `events`, filtered to its 5-core
+  result = preparation_speed.measure(EVENTS.value)
+  print(
+    f"\n{result['events']} events (CSV), {result['kept']} left in the 5-core:"
+    f" {result['seconds']:.1f} s, peak memory"
+    f" {result['peak_bytes'] / 2**30:.2f} GiB",
+    flush=True,
+  )
+  yield {"case": "prepare"} | result
+
+
+SUITES = {
+  "train": run_train,
+  "search": run_search,
+  "quantizer": run_quantizer,
+  "prepare": run_prepare,
+}
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
   config = config_fields.to_dataclass(Config, CONFIG.value)
+  if OUT.value:
+    check_out(pathlib.Path(OUT.value))
   results = []
   for result in SUITES[SUITE.value](config):
     results.append(result)

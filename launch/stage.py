@@ -15,7 +15,11 @@ from ml_collections import config_flags
 
 from holorec_jax import config_fields
 from holorec_jax.errors import UserError
-from holorec_jax.experiment.config import Config, load_config
+from holorec_jax.experiment.config import (
+  Config,
+  load_config,
+  remove_unused,
+)
 
 CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -40,11 +44,12 @@ def run(*stages: Callable[[Config, pathlib.Path], None]) -> None:
     if len(argv) > 1:
       raise UserError(f"unknown argument {argv[1]!r}; see --help")
     workdir = pathlib.Path(str(WORKDIR.value))
-    config = load_config(CONFIG.value, workdir)
     # JAX announces every accelerator that it does not find.
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)
-    for stage in stages:
-      stage(config, workdir)
+    with remove_unused(workdir):
+      config = load_config(CONFIG.value, workdir)
+      for stage in stages:
+        stage(config, workdir)
 
   for flag in ("config", "workdir"):
     # So that --help of every script explains them.

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import resource
 
 import numpy as np
@@ -25,6 +26,48 @@ def test_hash_files(tmp_path):
   (tmp_path / "sub" / "a.txt").write_bytes(b"abc")
   expected = {"sub/a.txt": hashlib.sha256(b"abc").hexdigest()}
   assert artifacts.hash_files(tmp_path) == expected
+
+
+def write_old(path, text, second):
+  """A file that was last changed so many seconds after 2020 began."""
+  path.write_text(text)
+  os.utime(path, (0, 1_577_836_800 + second))
+
+
+def test_hash_outside_reads_what_has_changed(tmp_path, monkeypatch):
+  read = []
+  hash_file = artifacts.hash_file
+  monkeypatch.setattr(
+    artifacts, "hash_file", lambda p: read.append(p.name) or hash_file(p)
+  )
+  names = ("a", "b", "gone")
+  paths = {name: tmp_path / f"{name}.txt" for name in names}
+
+  def hashes():
+    read.clear()
+    return artifacts.hash_outside(paths, tmp_path / "run" / "hashes.json")
+
+  write_old(paths["a"], "abc", 0)
+  write_old(paths["b"], "def", 0)
+  expected = {
+    "a": hashlib.sha256(b"abc").hexdigest(),
+    "b": hashlib.sha256(b"def").hexdigest(),
+  }
+  assert hashes() == expected
+  assert read == ["a.txt", "b.txt"]
+  assert hashes() == expected
+  assert not read
+  write_old(paths["b"], "dex", 1)
+  assert hashes() == expected | {"b": hashlib.sha256(b"dex").hexdigest()}
+  assert read == ["b.txt"]
+
+
+def test_hash_outside_does_not_trust_a_file_just_written(tmp_path):
+  path = tmp_path / "a.txt"
+  for text in (b"abc", b"abd"):
+    path.write_bytes(text)  # perhaps within one tick of the clock
+    found = artifacts.hash_outside({"a": path}, tmp_path / "hashes.json")
+    assert found == {"a": hashlib.sha256(text).hexdigest()}
 
 
 def test_atomic_folder_appears_whole(tmp_path):

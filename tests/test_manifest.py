@@ -53,6 +53,8 @@ def test_content_is_the_same_for_the_same_files(sealed, tmp_path):
     ({"config": {"sid": {"levels": 3, "dims": [8, 32]}}}, "sid.levels: 4 -> 3"),
     ({"config": CONFIG | {"seed": 1}}, r"seed: \(absent\) -> 1"),
     ({"inputs": {"vectors": "def"}}, "input vectors is not the one"),
+    ({"inputs": {}}, "input vectors, which it was made from, is not read"),
+    ({"inputs": INPUTS | {"ids": "1"}}, "input ids was not there when"),
     ({"schema": 2}, "layout version 1 -> 2"),
   ],
 )
@@ -61,6 +63,13 @@ def test_mismatch_says_what_and_how_to_mend(sealed, change, message):
     check(sealed, **change)
   assert f"{sealed} does not match" in str(error.value)
   assert "--workdir" in str(error.value)
+
+
+def test_another_release_is_the_only_thing_said(sealed):
+  with pytest.raises(UserError, match=r"another release made it") as error:
+    check(sealed, schema=2, config={}, inputs={"raw/a.txt": "1"})
+  assert "config" not in str(error.value)
+  assert "input" not in str(error.value)
 
 
 def test_a_file_changed_by_hand_is_named(sealed):

@@ -18,11 +18,17 @@ def apply_filters(
   """Rating threshold, order, duplicates, core; events grouped by user.
 
   Raises:
-    UserError: unknown policy, ratings that are missing, or nothing left.
+    UserError: unknown policy, ratings that are missing, or nothing left; names
+      the filter that took the last event.
   """
   if config.duplicates not in DUPLICATES:
     raise errors.UserError(
       f"data.duplicates is {config.duplicates!r}, expected one of {DUPLICATES}"
+    )
+  if not events.num_events:
+    raise errors.UserError(
+      f"{config.path or config.source}: no events in it; set data.path to data "
+      "with at least one"
     )
   if config.min_rating:
     events = _keep(events, _rated(events, config), "min_rating")
@@ -101,7 +107,16 @@ def _rated(events: schema.Events, config: config_lib.DataConfig) -> np.ndarray:
       f"data.min_rating={config.min_rating} needs ratings, but source "
       f"{config.source!r} has none; check data.rating_column or set it to 0"
     )
-  return events.ratings >= config.min_rating
+  mask = events.ratings >= config.min_rating
+  if not mask.any():
+    raise errors.UserError(
+      f"data.min_rating={config.min_rating:g} leaves nothing of "
+      f"{events.num_events} events: the highest rating is "
+      # fmax: a rating that is NaN is not the highest.
+      f"{np.fmax.reduce(events.ratings):g}; lower data.min_rating, or set it "
+      "to 0 to keep all"
+    )
+  return mask
 
 
 def _core(

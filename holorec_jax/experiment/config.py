@@ -1,7 +1,10 @@
 """The resolved configuration of a run, and the systems it can train."""
 
+import contextlib
 import dataclasses
+import os
 import pathlib
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -19,6 +22,8 @@ from holorec_jax.train.loop import TrainConfig
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.optimizer import OptimConfig
 from holorec_jax.vectors.assemble import VectorConfig
+
+CONFIG = "config.json"
 
 # System -> (the generator's thought, whether alignment heads train beside).
 SYSTEMS: dict[str, tuple[Thought, bool]] = {
@@ -129,13 +134,55 @@ def load_config(config: ConfigDict, workdir: pathlib.Path) -> Config:
   stage that reads it has finished, `search` always (its results are replaced).
 
   Raises:
-    UserError: a field that does not exist or is ill-typed, or a workdir whose
-      artefacts another config made; says which fields differ.
+    UserError: a field that does not exist or is ill-typed, a workdir whose
+      artefacts another config made (says which fields differ), or one that
+      cannot be read or made.
   """
   parsed = config_fields.to_dataclass(Config, config)
   names = [field.name for field in dataclasses.fields(parsed)]
   resolved = parsed.section(*names)
-  path = workdir / "config.json"
+  with _explain_unusable(workdir):
+    _hold_workdir(workdir, resolved)
+  return parsed
+
+
+@contextlib.contextmanager
+def remove_unused(workdir: pathlib.Path) -> Iterator[None]:
+  """Leaves no new workdir behind when what is done inside fails early.
+
+  A config.json that was written inside goes if no stage has added anything to
+  it, and with it the folders that were made for it.
+  """
+  path = workdir / CONFIG
+  known = os.path.exists(path)
+  made = [f for f in (workdir, *workdir.parents) if not os.path.exists(f)]
+  try:
+    yield
+  except BaseException:
+    with contextlib.suppress(OSError):
+      if not known and os.listdir(workdir) == [CONFIG]:
+        path.unlink()
+      for folder in made:
+        folder.rmdir()  # Fails where there is anything in it.
+    raise
+
+
+@contextlib.contextmanager
+def _explain_unusable(workdir: pathlib.Path) -> Iterator[None]:
+  """Turns the system's errors about a workdir into a UserError."""
+  try:
+    yield
+  except OSError as error:
+    files = [f for f in (workdir, *workdir.parents) if os.path.isfile(f)]
+    reason = f"{files[0]} is a file" if files else str(error)
+    raise UserError(
+      f"--workdir={workdir} cannot be used: {reason}; expected a folder that"
+      " can be written to, or a path where one can be made"
+    ) from error
+
+
+def _hold_workdir(workdir: pathlib.Path, resolved: dict) -> None:
+  path = workdir / CONFIG
   stored = artifacts.read_json(path) if path.is_file() else {}
   held = _held_sections(workdir) if stored else []
   lines = config_fields.diff(_held(stored, held), _held(resolved, held))
@@ -148,7 +195,6 @@ def load_config(config: ConfigDict, workdir: pathlib.Path) -> Config:
   if stored != resolved:
     workdir.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(path, resolved)
-  return parsed
 
 
 def _held_sections(workdir: pathlib.Path) -> list[str]:

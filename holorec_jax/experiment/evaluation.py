@@ -31,10 +31,11 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
   """Searches for all users, measures, and writes the report."""
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
+  steps = training.best_steps(config, workdir, data, sids_content)
   made_from = {
     "dataset": data.content,
     "sids": sids_content,
-    "checkpoints": training.best_steps(config, workdir, data, sids_content),
+    "checkpoints": steps,
     "search": config.section("search")["search"],
   }
   path = workdir / "results.json"
@@ -49,7 +50,9 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
   systems, accuracy = {}, {}
   shown: list[dict[str, Any]] = []
   for name in config.systems:
-    recommender = training.load_recommender(config, workdir, built, name)
+    recommender = training.load_recommender(
+      config, workdir, built, name, steps[name]
+    )
     systems[name] = {
       split: _lists(recommender, part, f"{name}, {split}")
       for split, part in rows.items()

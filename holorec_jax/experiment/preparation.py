@@ -2,6 +2,8 @@
 
 Each reads sealed folders and writes one. A finished stage is not run again; a
 folder made from anything else than what this run would make it from is refused.
+What comes from outside the workdir counts by the bytes of the files that are
+read, and by nothing that lies beside them.
 """
 
 import dataclasses
@@ -12,14 +14,15 @@ import numpy as np
 from absl import logging
 
 from holorec_jax import artifacts, catalog, manifest
-from holorec_jax.data import prepare, schema, splits
+from holorec_jax.data import prepare, readers, schema, splits
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import published
 from holorec_jax.experiment.config import Config
 from holorec_jax.quantize import collisions, fit, fitted, health
 from holorec_jax.vectors import assemble
 
-SCHEMA = 1
+SCHEMA = 2
+SIDS_SECTIONS = ("sid", "sids_path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,77 +48,92 @@ def record_seconds(workdir: pathlib.Path, stage: str, began: float) -> None:
   artifacts.write_json(path, seconds)
 
 
+def missing(folder: pathlib.Path, stage: str) -> UserError:
+  """What to say of a stage that must run first."""
+  return UserError(
+    f"{folder} is not there: run launch/{stage}.py with the same flags"
+    " first, or launch/run.py for all stages"
+  )
+
+
 def needs(
   found: manifest.Manifest | None, folder: pathlib.Path, stage: str
 ) -> manifest.Manifest:
   """The manifest of a stage that must have run; else says which to run."""
   if found is None:
-    raise UserError(
-      f"{folder} is not there: run launch/{stage}.py with the same flags"
-      " first, or launch/run.py for all stages"
-    )
+    raise missing(folder, stage)
   return found
 
 
 def prepare_data(config: Config, workdir: pathlib.Path) -> None:
   """Reads, filters and writes the canonical data set."""
   folder = workdir / "dataset"
-  if _sealed_dataset(config, folder):
+  if folder.exists():
+    _sealed(config, folder, ("data",), _dataset_inputs(config, workdir))
     logging.info("dataset/ is finished")
     return
   began = time.perf_counter()
   dataset = prepare.prepare(config.data)
   # A data set that cannot be split shall fail before it is written.
   splits.split_dataset(dataset, config.data.split)
+  # Only now, so that data that cannot be read leaves no hashes.json behind.
+  inputs = _dataset_inputs(config, workdir)
   with artifacts.atomic_folder(folder) as partial:
     schema.save_dataset(dataset, partial)
-    manifest.write_manifest(
-      partial,
-      stage="prepare_data",
-      schema=SCHEMA,
-      config=config.section("data"),
-      inputs=_outside_hash(folder, "raw", config.data.path),
-    )
+    _seal(config, partial, ("data",), inputs, "prepare_data")
   record_seconds(workdir, "prepare_data", began)
 
 
-def _sealed_dataset(
-  config: Config, folder: pathlib.Path
+def _dataset_inputs(config: Config, workdir: pathlib.Path) -> dict[str, str]:
+  return _outside(workdir, "dataset", readers.raw_files(config.data))
+
+
+def _outside(
+  workdir: pathlib.Path, artefact: str, paths: dict[str, pathlib.Path]
+) -> dict[str, str]:
+  """Hashes, by name, of what an artefact reads from outside the workdir.
+
+  What has gone since it was made is taken on trust.
+  """
+  sealed = workdir / artefact
+  recorded: dict[str, str] = {}
+  if (sealed / manifest.MANIFEST).is_file():
+    recorded = manifest.read_manifest(sealed).inputs
+  return recorded | artifacts.hash_outside(paths, workdir / "hashes.json")
+
+
+def _sealed(
+  config: Config,
+  folder: pathlib.Path,
+  sections: tuple[str, ...],
+  inputs: dict[str, str],
 ) -> manifest.Manifest | None:
   return manifest.check_manifest(
-    folder,
-    schema=SCHEMA,
-    config=config.section("data"),
-    inputs=_outside_hash(folder, "raw", config.data.path),
+    folder, schema=SCHEMA, config=config.section(*sections), inputs=inputs
   )
 
 
-def _outside_hash(folder: pathlib.Path, name: str, path: str) -> dict[str, str]:
-  """{name: hash} of an input from outside the workdir; {} without a path.
-
-  A folder counts by the names and sizes of its files. What has gone since
-  `folder` was made from it is taken on trust.
-  """
-  outside = pathlib.Path(path)
-  if not path:
-    return {}
-  if outside.is_file():
-    return {name: artifacts.hash_file(outside)}
-  if outside.is_dir():
-    sizes = {p.name: p.stat().st_size for p in outside.iterdir() if p.is_file()}
-    return {name: artifacts.hash_json(sizes)}
-  if (folder / manifest.MANIFEST).is_file():
-    recorded = manifest.read_manifest(folder).inputs
-    return {name: recorded[name]} if name in recorded else {}
-  return {}
+def _seal(
+  config: Config,
+  folder: pathlib.Path,
+  sections: tuple[str, ...],
+  inputs: dict[str, str],
+  stage: str,
+) -> None:
+  manifest.write_manifest(
+    folder,
+    stage=stage,
+    schema=SCHEMA,
+    config=config.section(*sections),
+    inputs=inputs,
+  )
 
 
 def load_data(config: Config, workdir: pathlib.Path) -> Data:
   """The prepared data; UserError if the stage has not run."""
   folder = workdir / "dataset"
-  content = needs(
-    _sealed_dataset(config, folder), folder, "prepare_data"
-  ).content
+  sealed = _sealed(config, folder, ("data",), _dataset_inputs(config, workdir))
+  content = needs(sealed, folder, "prepare_data").content
   dataset = schema.load_dataset(folder)
   split = splits.split_dataset(dataset, config.data.split)
   return Data(dataset, split, content)
@@ -127,18 +145,13 @@ def fit_sids(config: Config, workdir: pathlib.Path) -> None:
   began = time.perf_counter()
   vectors_ID = _vectors(config, workdir, data)
   folder = workdir / "sids"
-  if _sealed_sids(config, workdir, data):
+  inputs = _sids_inputs(config, workdir, data)
+  if _sealed(config, folder, SIDS_SECTIONS, inputs):
     logging.info("sids/ is finished")
     return
   with artifacts.atomic_folder(folder) as partial:
     report = _write_sids(config, data, vectors_ID, partial)
-    manifest.write_manifest(
-      partial,
-      stage="fit_sids",
-      schema=SCHEMA,
-      config=config.section("sid", "sids_path"),
-      inputs=_sids_inputs(config, workdir, data),
-    )
+    _seal(config, partial, SIDS_SECTIONS, inputs, "fit_sids")
   logging.info(
     "sids: fine row collides on %.2f %% of items",
     100 * report["granularities"][-1]["collision_rate"],
@@ -175,7 +188,8 @@ def _write_sids(
 def _vectors(config: Config, workdir: pathlib.Path, data: Data) -> np.ndarray:
   """Loads the item vectors, or builds and writes them first."""
   folder = workdir / "vectors"
-  if _sealed_vectors(config, workdir, data) is None:
+  inputs = _vectors_inputs(config, workdir, data)
+  if _sealed(config, folder, ("vectors",), inputs) is None:
     located = dataclasses.replace(
       config.vectors,
       path=config.beside_data(config.vectors.path),
@@ -184,55 +198,47 @@ def _vectors(config: Config, workdir: pathlib.Path, data: Data) -> np.ndarray:
     vectors_ID = assemble.build_vectors(data.dataset, data.split, located)
     with artifacts.atomic_folder(folder) as partial:
       np.save(partial / "vectors.npy", vectors_ID)
-      manifest.write_manifest(
-        partial,
-        stage="fit_sids",
-        schema=SCHEMA,
-        config=config.section("vectors"),
-        inputs=_vectors_inputs(config, folder, data),
-      )
+      _seal(config, partial, ("vectors",), inputs, "fit_sids")
   return np.load(folder / "vectors.npy")
 
 
 def _vectors_inputs(
-  config: Config, folder: pathlib.Path, data: Data
-) -> dict[str, str]:
-  path = config.beside_data(config.vectors.path)
-  return {"dataset": data.content} | _outside_hash(folder, "file", path)
-
-
-def _sealed_vectors(
   config: Config, workdir: pathlib.Path, data: Data
-) -> manifest.Manifest | None:
-  folder = workdir / "vectors"
-  return manifest.check_manifest(
-    folder,
-    schema=SCHEMA,
-    config=config.section("vectors"),
-    inputs=_vectors_inputs(config, folder, data),
-  )
+) -> dict[str, str]:
+  paths = _vector_files(config)
+  return _outside(workdir, "vectors", paths) | {"dataset": data.content}
+
+
+def _vector_files(config: Config) -> dict[str, pathlib.Path]:
+  """What the sources of item vectors read, by config field."""
+  vectors = config.vectors
+  paths: dict[str, pathlib.Path] = {}
+  if "precomputed" in vectors.sources:
+    paths |= {
+      "vectors.path": pathlib.Path(config.beside_data(vectors.path)),
+      "vectors.ids_path": pathlib.Path(config.beside_data(vectors.ids_path)),
+    }
+  if "sentence_transformers" in vectors.sources:
+    # A name on the hub is no folder here, and the name has to do.
+    model = pathlib.Path(vectors.sentence_model)
+    for path in sorted(model.rglob("*")):
+      name = path.relative_to(model).as_posix()
+      paths[f"vectors.sentence_model/{name}"] = path
+  return paths
 
 
 def _sids_inputs(
   config: Config, workdir: pathlib.Path, data: Data
 ) -> dict[str, str]:
   folder = workdir / "vectors"
-  vectors = needs(_sealed_vectors(config, workdir, data), folder, "fit_sids")
-  path = config.beside_data(config.sids_path)
-  return {"vectors": vectors.content} | _outside_hash(
-    workdir / "sids", "file", path
+  inputs = _vectors_inputs(config, workdir, data)
+  vectors = needs(
+    _sealed(config, folder, ("vectors",), inputs), folder, "fit_sids"
   )
-
-
-def _sealed_sids(
-  config: Config, workdir: pathlib.Path, data: Data
-) -> manifest.Manifest | None:
-  return manifest.check_manifest(
-    workdir / "sids",
-    schema=SCHEMA,
-    config=config.section("sid", "sids_path"),
-    inputs=_sids_inputs(config, workdir, data),
-  )
+  paths: dict[str, pathlib.Path] = {}
+  if config.sids_path:
+    paths["sids_path"] = pathlib.Path(config.beside_data(config.sids_path))
+  return _outside(workdir, "sids", paths) | {"vectors": vectors.content}
 
 
 def load_catalog(
@@ -240,9 +246,9 @@ def load_catalog(
 ) -> tuple[catalog.Catalog, str]:
   """The catalogue with collisions handled, and the hash of sids/."""
   folder = workdir / "sids"
-  content = needs(
-    _sealed_sids(config, workdir, data), folder, "fit_sids"
-  ).content
+  inputs = _sids_inputs(config, workdir, data)
+  sealed = _sealed(config, folder, SIDS_SECTIONS, inputs)
+  content = needs(sealed, folder, "fit_sids").content
   sids_IRL = np.load(folder / "sids.npy")
   num_codes = config.sid.codes
   if config.sids_path:

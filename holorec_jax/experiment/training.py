@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 import jax
 import numpy as np
@@ -46,7 +47,7 @@ def histories_of(rows: targets.Targets) -> Histories:
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
-  """Trains every system from its newest checkpoint to the end."""
+  """Trains every system from its newest whole checkpoint to the end."""
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
   for name in config.systems:
@@ -86,26 +87,27 @@ def _made_from(config: Config, data: Data, sids_content: str) -> dict:
 def best_steps(
   config: Config, workdir: pathlib.Path, data: Data, sids_content: str
 ) -> dict[str, int]:
-  """The step of every system's best checkpoint.
+  """The step of every system's best whole checkpoint.
 
   Raises:
-    UserError: a system is not trained, or on other data or codes.
+    UserError: a system is not trained, or on other data or codes, or none of
+      its checkpoints is whole.
   """
   steps = {}
   for name in config.systems:
     folder = system_folder(config, workdir, name) / "checkpoints"
-    ranked = seal.rank_by_metric(seal.read_metrics(folder))
+    step = seal.best_whole(folder)
     progress = seal.read_loop(folder)
-    if not ranked or progress is None:
-      preparation.needs(None, folder, "train")
-    elif not progress["finished"]:
+    if step is None or progress is None:
+      raise preparation.missing(folder, "train")
+    if not progress["finished"]:
       logging.warning(
         "%s is not trained to its end: launch/train.py goes on with it", name
       )
     config_fields.check_same_config(
       folder, _made_from(config, data, sids_content)
     )
-    steps[name] = ranked[0]
+    steps[name] = step
   return steps
 
 
@@ -174,14 +176,18 @@ def _train_system(
 
 
 def load_recommender(
-  config: Config, workdir: pathlib.Path, built: catalog.Catalog, name: str
+  config: Config,
+  workdir: pathlib.Path,
+  built: catalog.Catalog,
+  name: str,
+  step: int | Literal["best"] = "best",
 ) -> Recommender:
-  """The best checkpoint of one system, ready to answer."""
+  """One system, ready to answer from a checkpoint of `best_steps`."""
   model = make_generator(config, built, name)
   target = jax.eval_shape(lambda: init_params(model, 0))
   params = checkpoint.restore_params(
     system_folder(config, workdir, name) / "checkpoints",
-    "best",
+    step,
     target,
     field="average",
   )

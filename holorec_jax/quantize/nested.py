@@ -9,7 +9,7 @@ holistic loss only the aim is known, and its obvious form trains nothing, see
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -18,8 +18,9 @@ import numpy as np
 
 from holorec_jax.errors import UserError
 from holorec_jax.quantize import residual
+from holorec_jax.ranges import check_ranges
 
-HOLISTIC = ("cumulative", "decode", "off")
+Holistic = Literal["cumulative", "decode", "off"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class NestedConfig:
     holistic: how every granularity is made to hold the whole item.
     commitment: weight mu that pulls the latent to its codes.
     balance: pressure on crowded codes in training: a code used n times the
-      mean looks 1 + balance (n - 1) times as far, clipped to +-2 balance.
+      mean looks 1 + balance (n - 1) times as far, clipped to 1 +- 2 balance,
+      which has to stay positive.
     batch_size: items per step.
     learning_rate: AdamW's, constant.
     weight_decay: AdamW's.
@@ -51,7 +53,7 @@ class NestedConfig:
   levels: int = 4
   codes: int = 256
   hidden: tuple[int, ...] = (512, 256, 128)
-  holistic: str = "decode"
+  holistic: Holistic = "decode"
   commitment: float = 0.25
   balance: float = 0.1
   batch_size: int = 1024
@@ -63,25 +65,31 @@ class NestedConfig:
   seed: int = 0
 
   def __post_init__(self):
-    if self.holistic not in HOLISTIC:
+    check_ranges(
+      self,
+      "config.sid",
+      levels="[1, inf)",
+      codes="[1, inf)",
+      commitment="[0, inf)",
+      balance="[0, 0.5)",
+      batch_size="[1, inf)",
+      learning_rate="(0, inf)",
+      weight_decay="[0, inf)",
+      warmup_steps="[1, inf)",
+      steps="[1, inf)",
+      patience="[1, inf)",
+      seed="[0, inf)",
+    )
+    grow = list(self.dims) == sorted(set(self.dims))
+    if not self.dims or self.dims[0] < 1 or not grow:
       raise UserError(
-        f"holistic is {self.holistic!r}; expected one of {', '.join(HOLISTIC)}."
+        f"config.sid.dims is {self.dims}; expected latent widths from 1 that"
+        " grow from the coarse to the fine granularity, such as (8, 16, 32)."
       )
-    if not self.dims or list(self.dims) != sorted(set(self.dims)):
+    if any(width < 1 for width in self.hidden):
       raise UserError(
-        f"dims is {self.dims}; expected latent widths that grow from the "
-        "coarse to the fine granularity, such as (8, 16, 32)."
+        f"config.sid.hidden is {self.hidden}; expected widths of at least 1."
       )
-    for field in (
-      "levels",
-      "codes",
-      "batch_size",
-      "warmup_steps",
-      "steps",
-      "patience",
-    ):
-      if getattr(self, field) < 1:
-        raise UserError(f"{field} is {getattr(self, field)}; expected >= 1.")
 
 
 class Mlp(nn.Module):

@@ -205,14 +205,12 @@ def restore_params(
   """
   logging.get_absl_logger().addFilter(_hush_orbax)
   folder = pathlib.Path(folder).absolute()
-  metrics = seal.read_metrics(folder)
   names = [path.name for path in folder.glob("*") if path.name.isdigit()]
   found = sorted(map(int, names), reverse=True)
   if step == "best":
-    steps = seal.rank_by_metric(metrics)
+    chosen = seal.best_whole(folder)
   else:
-    steps = [s for s in found if step in (None, s)]
-  chosen = seal.first_whole(folder, steps)
+    chosen = seal.first_whole(folder, [s for s in found if step in (None, s)])
   if chosen is None:
     which = "" if step is None else f" {step!r}"
     raise UserError(

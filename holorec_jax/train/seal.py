@@ -45,6 +45,38 @@ def first_whole(folder: pathlib.Path, steps: Sequence[int]) -> int | None:
   return None
 
 
+def best_whole(folder: str | os.PathLike[str]) -> int | None:
+  """The step of the greatest metric among the whole ones; None without any.
+
+  Warns of each that is passed over, so that nobody takes another for the best.
+
+  Raises:
+    UserError: there are some and none is whole.
+  """
+  folder = pathlib.Path(folder)
+  metrics = read_metrics(folder)
+  for name in sorted(path.name for path in folder.glob("*")):
+    if name.isdigit() and int(name) not in metrics:
+      logging.warning(
+        "checkpoint %s has no readable %s, so nobody knows how good it is: it"
+        " is passed over",
+        folder / name,
+        SEAL,
+      )
+  ranked = rank_by_metric(metrics)
+  step = first_whole(folder, ranked)
+  if step is not None and step != ranked[0]:
+    logging.warning(
+      "%s: step %d (metric %.4f) is taken instead of the best, step %d (%.4f)",
+      folder,
+      step,
+      metrics[step],
+      ranked[0],
+      metrics[ranked[0]],
+    )
+  return step
+
+
 def find_fault(path: pathlib.Path) -> str | None:
   """What is wrong with a step's folder, or None."""
   try:
@@ -94,8 +126,13 @@ def read_metrics(
 
 
 def read_loop(folder: str | os.PathLike[str]) -> Mapping[str, Any] | None:
-  """The training loop's own state in the newest checkpoint, or None."""
-  steps = read_metrics(folder)
-  if not steps:
-    return None
-  return _read_seal(pathlib.Path(folder) / str(max(steps)))["loop"]
+  """The training loop's own state in the newest whole checkpoint, or None.
+
+  That is where training would go on.
+
+  Raises:
+    UserError: there are checkpoints and none is whole.
+  """
+  folder = pathlib.Path(folder)
+  newest = first_whole(folder, sorted(read_metrics(folder), reverse=True))
+  return None if newest is None else _read_seal(folder / str(newest))["loop"]

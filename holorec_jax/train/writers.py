@@ -18,7 +18,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from holorec_jax.artifacts import explain_full_disk
+from holorec_jax.artifacts import explain_full_disk, write_text
 
 METRICS = "metrics.jsonl"
 
@@ -30,26 +30,30 @@ class MetricWriter:
     folder: the workdir.
     resumed_step: the step training goes on from. What a run wrote after its
       last checkpoint is dropped, since those steps are run again.
+
+  Raises:
+    UserError: the disk is full, now or at a later call; metrics.jsonl keeps its
+      whole lines.
   """
 
   def __init__(
     self, folder: str | os.PathLike[str], resumed_step: int = 0
   ) -> None:
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-      json.dumps(line)
-      for line in read_metrics(folder)
-      if line["step"] <= resumed_step
-    ]
-    partial = folder / f".{METRICS}.partial"
-    partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    partial.replace(folder / METRICS)
-    self._lines = open(folder / METRICS, "a", encoding="utf-8")  # noqa: SIM115
-    self._events = EventFileWriter(str(folder))
-    # TensorBoard, too, shall forget the steps that are run again.
-    start = SessionLog(status=SessionLog.START)
-    self._add_event(resumed_step + 1, session_log=start)
+    path = pathlib.Path(folder) / METRICS
+    with explain_full_disk(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      lines = [
+        json.dumps(line)
+        for line in read_metrics(folder)
+        if line["step"] <= resumed_step
+      ]
+      write_text(path, "".join(f"{line}\n" for line in lines))
+      # Unbuffered: what could not be written is not tried again in `close`.
+      self._lines = open(path, "ab", buffering=0)  # noqa: SIM115
+      self._events = EventFileWriter(str(folder))
+      # TensorBoard, too, shall forget the steps that are run again.
+      start = SessionLog(status=SessionLog.START)
+      self._add_event(resumed_step + 1, session_log=start)
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes scalars, such as {"train/loss": 1.5}, that belong to one step."""
@@ -58,9 +62,19 @@ class MetricWriter:
     line = {k: v if math.isfinite(v) else None for k, v in values.items()}
     scalars = [Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
     with explain_full_disk(self._lines.name):
-      self._lines.write(json.dumps({"step": step, **line}) + "\n")
-      self._lines.flush()
+      self._append(json.dumps({"step": step, **line}) + "\n")
       self._add_event(step, summary=Summary(value=scalars))
+
+  def _append(self, line: str) -> None:
+    """Adds a whole line, or nothing."""
+    size = os.fstat(self._lines.fileno()).st_size
+    rest = line.encode()
+    try:
+      while rest:  # A disk that fills up takes a part first.
+        rest = rest[self._lines.write(rest) :]
+    except BaseException:
+      self._lines.truncate(size)
+      raise
 
   def _add_event(self, step: int, **content: Any) -> None:
     event = Event(step=step, wall_time=time.time(), **content)

@@ -78,6 +78,15 @@ def test_nothing_left_or_bad_policy():
     filters.apply_filters(events, DataConfig(k_core=5))
   with pytest.raises(UserError, match="expected one of"):
     filters.apply_filters(events, DataConfig(duplicates="latest"))
-  rated = _events([0], [0], ratings=[1.0])
-  with pytest.raises(UserError, match="leave nothing of 0 events"):
+
+
+def test_the_filter_that_takes_the_last_event_is_named():
+  rated = _events([0, 0], [0, 1], ratings=[1.5, np.nan])
+  message = r"min_rating=2 leaves nothing of 2 events: the highest .* 1\.5; low"
+  with pytest.raises(UserError, match=message):
     filters.apply_filters(rated, DataConfig(min_rating=2.0))
+  none = filters.take(rated, np.zeros(2, bool))
+  with pytest.raises(
+    UserError, match=r"r\.csv: no events in it; set data\.path"
+  ):
+    filters.apply_filters(none, DataConfig(source="events", path="r.csv"))

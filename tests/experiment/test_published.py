@@ -29,10 +29,31 @@ def test_one_row_becomes_one_granularity(tmp_path):
 
 @pytest.mark.parametrize(
   ("table", "words"),
-  [({"a": [1, 2]}, "1 of 2 items"), ({"a": [1], "b": [1, 2]}, "equally many")],
+  [
+    ({"a": [1, 2]}, "1 of 2 items"),
+    (
+      {"a": [1], "b": [1, 2]},
+      r"item 'a' has .*\[1\] .* 'b' of \[2\].*equally many",
+    ),
+    ({"a": [1, 2], "b": [[1, 2], [3]]}, "item 'b' has .*equally many"),
+    (
+      {"a": [1, 2], "b": [1.7, 2]},
+      r"item 'b' has codes \[1\.7, 2\]; expected int",
+    ),
+    (
+      {"a": [[1], [-2]], "b": [[1], [2]]},
+      r"item 'a' has codes \[\[1\], \[-2\]\]",
+    ),
+    ({"a": [1, 2**31], "b": [1, 2]}, "item 'a' has codes"),
+    ({"a": [True, 1], "b": [1, 2]}, "item 'a' has codes"),
+    ({"a": "1,2", "b": [1, 2]}, "item 'a' has codes"),
+    ({"a": [], "b": []}, r"item 'b' has codes \[\]; expected integers from 0"),
+    ({"a": [[1], []], "b": [[1], [2]]}, "item 'a' has codes"),
+    ([[1, 2], [3, 4]], "expected one JSON object"),
+  ],
 )
 def test_bad_tables_are_explained(tmp_path, table, words):
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=rf"codes\.json.*{words}"):
     read_sids(write(tmp_path / "codes.json", table), ITEMS)
 
 

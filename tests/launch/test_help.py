@@ -27,6 +27,13 @@ def test_help_and_mistakes(tmp_path):
     ("run.py", workdir, config, "--config.train.epoch=3"),
     ("run.py", workdir, "--config=configs/nowhere.py"),
     ("run.py", workdir, config, "--config.search.beam=10"),
+    (
+      "run.py",
+      workdir,
+      config,
+      "--config.data.source=events",
+      "--config.data.path=nowhere.csv",
+    ),
     ("run.py", config),
   ]
   with ThreadPoolExecutor(2) as pool:
@@ -37,17 +44,18 @@ def test_help_and_mistakes(tmp_path):
     assert "--workdir:" in answer.stdout
   assert "--users:" in done[1].stdout
   for answer, words in zip(
-    done[2:5],
+    done[2:6],
     (
       "config field config.train.epoch does not exist; did you mean"
       " config.train.epochs?",
       "no config file configs/nowhere.py; in configs/ there are: ",
       "config.search.beam is 10, less than config.search.k = 20",
+      "nowhere.csv: no such file; set data.path",
     ),
   ):
     assert answer.returncode == 2
     assert answer.stderr.startswith(f"error: {words}"), answer.stderr
     assert answer.stderr.count("\n") == 1, answer.stderr
-  assert done[5].returncode != 0
-  assert "Flag --workdir must have a value" in done[5].stderr
+  assert done[6].returncode != 0
+  assert "Flag --workdir must have a value" in done[6].stderr
   assert not (tmp_path / "run").exists()

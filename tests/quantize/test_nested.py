@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from holorec_jax.errors import UserError
 from holorec_jax.quantize import nested, residual
 
 CONFIG = {"dims": (2, 4), "levels": 2, "codes": 8, "hidden": (8,)}
@@ -109,18 +108,3 @@ def test_one_pass_over_mixed_rows_equals_a_pass_per_row():
   np.testing.assert_allclose(
     losses["holistic"], (errors[0] + errors[1]) / 2, rtol=1e-5
   )
-
-
-@pytest.mark.parametrize(
-  ("field", "value", "words"),
-  [
-    ("holistic", "naive", "expected one of cumulative"),
-    ("dims", (16, 8), "grow from the coarse"),
-    ("dims", (), "grow from the coarse"),
-    ("levels", 0, "levels is 0"),
-    ("codes", 0, "codes is 0"),
-  ],
-)
-def test_bad_fields_are_named(field, value, words):
-  with pytest.raises(UserError, match=words):
-    nested.NestedConfig(**{field: value})

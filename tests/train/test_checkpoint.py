@@ -215,6 +215,7 @@ def test_restore_params_falls_back(saved, tmp_path, caplog):
   damage(folder / "1" / "state" / "manifest.ocdbt", "flip")
   assert_same(restore_params(folder, "best"), make_state(2).params)
   assert "manifest.ocdbt has changed" in caplog.text
+  assert "instead of the best, step 1" in caplog.text
 
 
 def place(state, devices: int, spec: PartitionSpec):

@@ -65,6 +65,30 @@ def test_changed_missing_and_further_files(folder):
   assert seal.find_fault(folder / "2") == "state/weights is missing"
 
 
+def test_the_best_is_whole_or_it_is_said(folder, caplog):
+  assert seal.best_whole(folder) == 1
+  assert not caplog.records
+  (folder / "1" / seal.STATE / "weights").write_bytes(b"\1")
+  assert seal.best_whole(folder) == 2
+  taken = "step 2 (metric 0.2500) is taken instead of the best, step 1 (0.5000)"
+  assert taken in caplog.text
+
+
+def test_a_best_that_cannot_be_read_is_said_too(folder, caplog):
+  (folder / "1" / seal.SEAL).write_bytes(b"")
+  assert seal.best_whole(folder) == 2
+  assert f"{folder}/1 has no readable seal.json" in caplog.text
+
+
+def test_training_goes_on_from_the_newest_whole(folder):
+  (folder / "2" / seal.STATE / "weights").write_bytes(b"\2")
+  assert seal.read_loop(folder) == {"at": 1}
+  (folder / "1" / seal.STATE / "weights").unlink()
+  for read in (seal.read_loop, seal.best_whole):
+    with pytest.raises(UserError, match=r"none of the checkpoints .* is whole"):
+      read(folder)
+
+
 def test_none_is_whole(folder):
   assert seal.first_whole(folder, []) is None
   for step in (1, 2):
@@ -72,3 +96,4 @@ def test_none_is_whole(folder):
   with pytest.raises(UserError, match=r"none of the checkpoints \[2, 1\]"):
     seal.first_whole(folder, [2, 1])
   assert seal.read_loop(folder) is None
+  assert seal.best_whole(folder) is None

@@ -1,6 +1,7 @@
 """Scalars are read back from both files, and survive a restart."""
 
 import json
+import resource
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
   EventAccumulator,
 )
 
+from holorec_jax.errors import UserError
 from holorec_jax.train.writers import MetricWriter, read_metrics
 
 
@@ -71,3 +73,24 @@ def test_only_scalars(tmp_path):
       with pytest.raises(TypeError, match="a metric is a scalar"):
         writer.write(1, {"loss": value})
   assert read_metrics(tmp_path) == []
+
+
+def test_full_disk_is_explained_and_keeps_whole_lines(tmp_path):
+  """The system's own error: no file may grow beyond the limit."""
+  old = "".join(f'{{"step": {n}, "loss": 0.5}}\n' for n in range(100))
+  (tmp_path / "metrics.jsonl").write_text(old)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(old) - 10, limits[1]))
+    with pytest.raises(UserError, match=r"disk is full.*metrics\.jsonl"):
+      MetricWriter(tmp_path, resumed_step=100)
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(old) + 10, limits[1]))
+    with (
+      pytest.raises(UserError, match=r"disk is full.*metrics\.jsonl"),
+      MetricWriter(tmp_path, resumed_step=100) as writer,
+    ):
+      writer.write(101, {"loss": 0.5})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert (tmp_path / "metrics.jsonl").read_text() == old

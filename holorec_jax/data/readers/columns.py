@@ -78,15 +78,15 @@ def to_events(
 
   Args:
     path: named in errors.
-    table: has the columns `names`; ids are strings or integers, times numbers
-      in `time_unit` since 1970 or Arrow timestamps, ratings numbers.
+    table: has the columns `names`; ids are strings or whole numbers, times
+      numbers in `time_unit` since 1970 or Arrow timestamps, ratings numbers.
     names: the columns.
     time_unit: a key of `PER_SECOND`.
     where: what to call a row (from 0) in an error.
 
   Raises:
-    UserError: an empty id, a missing rating, or a time that is missing,
-      negative or absurd, with its place.
+    UserError: an id that is empty or a fraction, a missing rating, or a time
+      that is missing, negative or absurd, with its place.
   """
   user, item, time, rating = names
   user_ids, users = _ids(path, table, user, where)
@@ -109,12 +109,38 @@ def to_events(
 def _ids(
   path: pathlib.Path, table: pa.Table, name: str, where: Callable[[int], str]
 ) -> tuple[np.ndarray, np.ndarray]:
-  ids, rows = encode(table[name])
+  ids, rows = encode(whole_ids(path, table, name, where))
   empty = np.flatnonzero(ids == "")
   if len(empty):
     bad = int(np.argmax(np.isin(rows, empty)))
     raise errors.UserError(f"{path}, {where(bad)}: no value for {name!r}")
   return ids, rows
+
+
+def whole_ids(
+  path: pathlib.Path, table: pa.Table, name: str, where: Callable[[int], str]
+) -> pa.ChunkedArray | pa.Array:
+  """The column of ids, floats (what pandas makes of integers) as integers.
+
+  Nulls and NaN stay nulls. In text, as in a CSV file, an id is what is written.
+
+  Raises:
+    UserError: a fraction, or a float too large to be exact, with its place.
+  """
+  column = table[name]
+  if not pa.types.is_floating(column.type):
+    return column
+  values = column.to_numpy()
+  exact = 2.0 ** (np.finfo(values.dtype).nmant + 1)
+  bad = (np.abs(values) > exact) | (np.rint(values) != values)
+  bad &= ~np.isnan(values)
+  if bad.any():
+    row = int(np.argmax(bad))
+    raise errors.UserError(
+      f"{path}, {where(row)}: {name} is {values[row]}, expected a string or a "
+      f"whole number up to {exact:.0f}; write ids as strings"
+    )
+  return pa.array(values, pa.int64(), from_pandas=True)
 
 
 def _numbers(

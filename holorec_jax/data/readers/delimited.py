@@ -29,7 +29,7 @@ class Delimited:
     path: the file, possibly compressed.
     delimiter: between cells; one longer than a character allows no quotes.
     names: column names; () to take them from the header line.
-    header_lines: lines before the first row.
+    header_lines: lines before the first row, blank ones not counted.
     quotes: whether a cell may be quoted, and then hold delimiters and newlines.
     encoding: of the text.
   """
@@ -43,11 +43,7 @@ class Delimited:
 
   def columns(self) -> list[str]:
     """Column names, of the header line where there is one."""
-    if self.names:
-      return list(self.names)
-    for _, cells in self._cells():
-      return cells
-    raise errors.UserError(f"{self.path}: no header line, only blank ones")
+    return list(self.names) if self.names else self._header()[1]
 
   def read(self, types: dict[str, pa.DataType], only: bool = True) -> pa.Table:
     """The columns in `types`; the others too, of guessed type, if not `only`.
@@ -64,7 +60,8 @@ class Delimited:
           pa.csv.ReadOptions(
             encoding=self.encoding.removesuffix("-sig"),
             column_names=names,
-            skip_rows=self.header_lines,
+            # Arrow counts the blank lines before a header, too.
+            skip_rows=self._header()[0],
           ),
           pa.csv.ParseOptions(
             delimiter=self._delimiter,
@@ -84,9 +81,8 @@ class Delimited:
 
   def where(self, row: int) -> str:
     """What to call data row `row` (from 0) in an error."""
-    for index, (number, _) in enumerate(self._cells()):
-      if index == row + self.header_lines:
-        return f"line {number}"
+    for number, _ in itertools.islice(self._rows(), row, None):
+      return f"line {number}"
     return f"row {row + 1}"
 
   @property
@@ -101,12 +97,35 @@ class Delimited:
       stream.read().replace(self.delimiter.encode(), b"\t")
     )
 
+  def _header(self) -> tuple[int, list[str]]:
+    """(number of the last header line, its cells); 0 and [] without one."""
+    if not self.header_lines:
+      return 0, []
+    filled = (
+      (number, cells)
+      for number, cells in self._cells()
+      if any(cell.strip() for cell in cells)
+    )
+    for last in itertools.islice(filled, self.header_lines - 1, None):
+      return last
+    raise errors.UserError(f"{self.path}: no header line, only blank ones")
+
+  def _rows(self) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of every data row."""
+    end = self._header()[0]
+    return (row for row in self._cells() if row[0] > end)
+
   def _cells(self) -> Iterator[tuple[int, list[str]]]:
-    """(line number of the row's end, cells) of every row, header included."""
+    """(line number of the row's end, cells) of every row, header included.
+
+    As for Arrow, an empty line is no row, but one of spaces or tabs is.
+    """
     numbers = [0]
 
     def lines() -> Iterator[str]:
-      for number, line in files.read_lines(self.path, self.encoding):
+      for number, line in files.read_lines(
+        self.path, self.encoding, blank=True
+      ):
         numbers[0] = number
         yield line.replace(self.delimiter, self._delimiter)
 
@@ -115,7 +134,8 @@ class Delimited:
       delimiter=self._delimiter,
       quoting=csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE,
     ):
-      yield numbers[0], cells
+      if cells:
+        yield numbers[0], cells
 
   def _explain(
     self, types: dict[str, pa.DataType], names: list[str], error: Exception
@@ -126,8 +146,7 @@ class Delimited:
       for name, kind in types.items()
       if pa.types.is_floating(kind) and name in names
     ]
-    rows = itertools.islice(self._cells(), self.header_lines, None)
-    for number, cells in rows:
+    for number, cells in self._rows():
       if len(cells) != len(names):
         return errors.UserError(
           f"{self.path}, line {number}: {len(cells)} columns, expected "

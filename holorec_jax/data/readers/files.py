@@ -71,9 +71,9 @@ def open_bytes(path: pathlib.Path) -> Iterator[pa.NativeFile]:
 
 
 def read_lines(
-  path: pathlib.Path, encoding: str = "utf-8-sig"
+  path: pathlib.Path, encoding: str = "utf-8-sig", blank: bool = False
 ) -> Iterator[tuple[int, str]]:
-  """(line number from 1, line) of every line that is not blank.
+  """(line number from 1, line) of every line; of `blank` ones on request.
 
   Raises:
     UserError: as `open_bytes`, or the file is not text.
@@ -82,7 +82,7 @@ def read_lines(
     with open_bytes(path) as stream:
       text = io.TextIOWrapper(stream, encoding=encoding)
       for number, line in enumerate(text, 1):
-        if line.strip():
+        if blank or line.strip():
           yield number, line
   except UnicodeDecodeError as error:
     raise errors.UserError(

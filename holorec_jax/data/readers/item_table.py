@@ -62,7 +62,8 @@ def select(
   key = columns.find_column(
     table.column_names, config.item_column, str(path), "item_column"
   )
-  ids = schema.strings(pc.cast(table[key], pa.string()))
+  whole = columns.whole_ids(path, table, key, lambda row: f"row {row + 1}")
+  ids = schema.strings(pc.cast(whole, pa.string()))
   _check_distinct(ids, path)
   keep = np.fromiter((item in wanted for item in ids), bool, len(ids))
   renames = {

@@ -16,6 +16,13 @@ from holorec_jax.data import schema
 from holorec_jax.data.readers import columns, files
 
 BLOCK_BYTES = 1 << 24  # A line must fit: reviews may be long.
+# pandas writes whole numbers as 7.0 where some are missing.
+ID_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+EXPECTED = {
+  pa.string(): "a string",
+  pa.int64(): "an integer",
+  pa.float64(): "a number",
+}
 
 
 def read_events(
@@ -25,7 +32,7 @@ def read_events(
 
   Raises:
     UserError: a line that is no JSON object, lacks a field or has a field of
-      another type than the first line.
+      another type than the first line, or an id that is a fraction.
   """
   first = first_object(path)
   names = columns.event_columns(list(first), path, config)
@@ -40,10 +47,9 @@ def read_fields(
 ) -> schema.Events:
   """Events of the fields `names`; `first` is the first object of the file."""
   user, item, *numbers = names
-  types = {
-    name: pa.string() if isinstance(first[name], str) else pa.int64()
-    for name in (user, item)
-  } | {name: pa.float64() for name in numbers if name is not None}
+  types = {name: _id_type(path, first, name) for name in (user, item)} | {
+    name: pa.float64() for name in numbers if name is not None
+  }
   try:
     with files.open_bytes(path) as stream:
       table = pa.json.read_json(
@@ -59,6 +65,19 @@ def read_fields(
   return columns.to_events(
     path, table, names, time_unit, lambda row: where(path, row)
   )
+
+
+def _id_type(path: pathlib.Path, first: dict, name: str) -> pa.DataType:
+  """What a field of ids holds, by its first value."""
+  value = first[name]
+  if type(value) in ID_TYPES:
+    return ID_TYPES[type(value)]
+  found = (
+    f"no value for {name!r}"
+    if value is None
+    else f"{name} is {value!r:.40}, expected a string or a whole number"
+  )
+  raise errors.UserError(f"{path}, {where(path, 0)}: {found}")
 
 
 def first_object(path: pathlib.Path) -> dict:
@@ -107,12 +126,22 @@ def _explain(
   """Finds the first line that Arrow could not take."""
   for number, row in read_objects(path):
     for name, kind in types.items():
-      try:
-        pa.array([row.get(name)], kind)
-      except (pa.ArrowInvalid, pa.ArrowTypeError):
+      if not _fits(row.get(name), kind):
         return errors.UserError(
-          f"{path}, line {number}: {name} is {row[name]!r}, expected "
-          f"{'a string' if pa.types.is_string(kind) else 'a number'} as in the "
-          "first line"
+          f"{path}, line {number}: {name} is {row[name]!r:.40}, "
+          f"expected {EXPECTED[kind]} as in the first line"
         )
   return errors.UserError(f"{path}: {error}")
+
+
+def _fits(value: object, kind: pa.DataType) -> bool:
+  """Whether Arrow takes a JSON value; unlike from Python, 7.0 is no integer."""
+  if isinstance(value, bool):
+    return False
+  if isinstance(value, float) and pa.types.is_integer(kind):
+    return False
+  try:
+    pa.array([value], kind)
+  except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+    return False
+  return True

@@ -59,6 +59,23 @@ def test_integer_ids_agree_between_formats(tmp_path):
     assert (*found.user_ids, *found.item_ids) == ("7", "12")
 
 
+def test_whole_floats_are_the_ids_that_pandas_had(tmp_path):
+  """Integers become floats where some are missing; also in the item table."""
+  rows = [{"user": 7.0, "item": 12.0}, {"user": 8.0, "item": 12.0}]
+  text = "\n".join(json.dumps(row) for row in rows)
+  (tmp_path / "e.jsonl").write_text(text)
+  table = pa.table({"user": [7.0, 8.0], "item": pa.array([12, 12], "float")})
+  pq.write_table(table, tmp_path / "e.parquet")
+  for suffix in ("jsonl", "parquet"):
+    path = tmp_path / f"e.{suffix}"
+    found = _read(path, timestamp_column="")
+    assert found.user_ids.tolist() == ["7", "8"]
+    assert found.item_ids.tolist() == ["12"]
+  (tmp_path / "e.csv").write_text("user,item\n7.0,1.10\n")
+  found = _read(tmp_path / "e.csv", timestamp_column="")
+  assert (*found.user_ids, *found.item_ids) == ("7.0", "1.10")  # Text.
+
+
 def test_parquet_timestamps_and_units(tmp_path):
   path = tmp_path / "e.parquet"
   times = pa.array([1_500_000_000_123_456], pa.timestamp("us"))
@@ -91,6 +108,7 @@ HEADER = "user,item,timestamp\n"
   [
     ("", "empty"),
     ("\n\n", "no header"),
+    ("\n \n", "no header"),
     (HEADER, "no rows"),
     (HEADER + "a,x,1\n\nb,y\n", "line 4: 2 columns, expected 3"),
     (HEADER + "a,x,1\nb,y,2,9\n", "line 3: 4 columns, expected 3"),
@@ -100,6 +118,10 @@ HEADER = "user,item,timestamp\n"
     (HEADER + "a,x,1500000000000\n", "line 2: .*set data.time_unit"),
     (HEADER + "a,x,inf\n", "line 2: timestamp is inf"),
     (HEADER + "a,,1\n", "line 2: no value for 'item'"),
+    ("\n" + HEADER + "a,x,1\nb,y,noon\n", "line 4: timestamp is 'noon'"),
+    ("\n \n\n" + HEADER + "a,x,1\n\nb,,1\n", "line 7: no value for 'item'"),
+    ("\ufeff\n" + HEADER + "a,x,1\nb\n", "line 4: 1 columns, expected 3"),
+    (HEADER + "a,x,1\n \n", "line 3: 1 columns, expected 3"),
     ("who,item,timestamp\na,x,1\n", r"no column 'user'.*set data.user_column"),
   ],
 )
@@ -132,6 +154,24 @@ def test_bad_csv(tmp_path, text, message):
       "line 2: timestamp is '1', expected a number",
     ),
     ('{"user":"a","item":"x","timestamp":-1}', "line 1: timestamp is -1"),
+    (
+      '{"user":1,"item":2.0,"timestamp":1}\n'
+      '{"user":1,"item":2.5,"timestamp":1}',
+      "line 2: item is 2.5, expected a string or a whole number",
+    ),
+    (
+      '{"user":1,"item":2.0,"timestamp":1}\n'
+      '{"user":1,"item":null,"timestamp":1}',
+      "line 2: no value for 'item'",
+    ),
+    (
+      '{"user":1,"item":2,"timestamp":1}\n\n'
+      '{"user":1.0,"item":2,"timestamp":1}',
+      "line 3: user is 1.0, expected an integer as in the first line",
+    ),
+    ('{"user":1e16,"item":2,"timestamp":1}', "line 1: .* write ids as strings"),
+    ('\n{"user":null,"item":2,"timestamp":1}', "line 2: no value for 'user'"),
+    ('{"user":[1],"item":2,"timestamp":1}', r"line 1: user is \[1\], expected"),
   ],
 )
 def test_bad_json_lines(tmp_path, lines, message):
@@ -139,6 +179,18 @@ def test_bad_json_lines(tmp_path, lines, message):
   path.write_text(lines)
   with pytest.raises(UserError, match=message):
     _read(path)
+
+
+def test_csv_after_blank_lines(tmp_path):
+  (tmp_path / "e.csv").write_text("\n\n" + HEADER + "a,x,1\n")
+  assert _read(tmp_path / "e.csv").item_ids.tolist() == ["x"]
+
+
+def test_a_row_of_tabs_counts_as_a_line(tmp_path):
+  text = (HEADER + "a,x,1\n,,\nb,y,1\n").replace(",", "\t")
+  (tmp_path / "e.tsv").write_text(text)
+  with pytest.raises(UserError, match="line 3: no value for 'user'"):
+    _read(tmp_path / "e.tsv")
 
 
 def test_bad_parquet_row(tmp_path):
@@ -151,6 +203,12 @@ def test_bad_parquet_row(tmp_path):
   pq.write_table(table, path)
   with pytest.raises(UserError, match="row 1: timestamp is 'noon'"):
     _read(path)
+  table = pa.table({"user": ["a", "b"], "item": [float("nan"), 1.5]})
+  pq.write_table(table, path)
+  with pytest.raises(
+    UserError, match=r"row 2: item is 1\.5, expected a string"
+  ):
+    _read(path, timestamp_column="")
   path.write_text("no parquet")
   with pytest.raises(UserError, match="not a Parquet file"):
     _read(path)

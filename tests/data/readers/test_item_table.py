@@ -79,6 +79,15 @@ def test_mixed_json_types_become_strings(tmp_path):
   assert table.text["title"].tolist() == ["5", "five"]
 
 
+def test_whole_floats_are_ids_and_fractions_are_not(tmp_path):
+  path = tmp_path / "t.jsonl"
+  path.write_text('{"id":1.0,"title":"one"}\n{"id":2,"title":"two"}')
+  assert _read(path).ids.tolist() == ["1"]
+  path.write_text('{"id":1.0,"title":"one"}\n{"id":1.5,"title":"two"}')
+  with pytest.raises(UserError, match=r"t\.jsonl, row 2: id is 1\.5, expected"):
+    _read(path)
+
+
 @pytest.mark.parametrize(
   ("text", "message"),
   [

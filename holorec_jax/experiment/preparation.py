@@ -68,15 +68,13 @@ def needs(
 def prepare_data(config: Config, workdir: pathlib.Path) -> None:
   """Reads, filters and writes the canonical data set."""
   folder = workdir / "dataset"
-  if folder.exists():
-    _sealed(config, folder, ("data",), _dataset_inputs(config, workdir))
+  if _sealed_dataset(config, workdir):
     logging.info("dataset/ is finished")
     return
   began = time.perf_counter()
   dataset = prepare.prepare(config.data)
   # A data set that cannot be split shall fail before it is written.
   splits.split_dataset(dataset, config.data.split)
-  # Only now, so that data that cannot be read leaves no hashes.json behind.
   inputs = _dataset_inputs(config, workdir)
   with artifacts.atomic_folder(folder) as partial:
     schema.save_dataset(dataset, partial)
@@ -86,6 +84,19 @@ def prepare_data(config: Config, workdir: pathlib.Path) -> None:
 
 def _dataset_inputs(config: Config, workdir: pathlib.Path) -> dict[str, str]:
   return _outside(workdir, "dataset", readers.raw_files(config.data))
+
+
+def _sealed_dataset(
+  config: Config, workdir: pathlib.Path
+) -> manifest.Manifest | None:
+  """The manifest of dataset/, None where there is none.
+
+  Then nothing is hashed: a first run that fails leaves no hashes.json behind.
+  """
+  folder = workdir / "dataset"
+  if not folder.exists():
+    return None
+  return _sealed(config, folder, ("data",), _dataset_inputs(config, workdir))
 
 
 def _outside(
@@ -132,7 +143,7 @@ def _seal(
 def load_data(config: Config, workdir: pathlib.Path) -> Data:
   """The prepared data; UserError if the stage has not run."""
   folder = workdir / "dataset"
-  sealed = _sealed(config, folder, ("data",), _dataset_inputs(config, workdir))
+  sealed = _sealed_dataset(config, workdir)
   content = needs(sealed, folder, "prepare_data").content
   dataset = schema.load_dataset(folder)
   split = splits.split_dataset(dataset, config.data.split)

@@ -116,6 +116,15 @@ def test_a_new_file_that_would_be_read_is_refused(config, tmp_path):
     preparation.load_data(config, tmp_path / "run")
 
 
+def test_a_first_stage_that_fails_leaves_nothing(config, tmp_path):
+  with pytest.raises(UserError, match="prepare_data"):
+    load(config, tmp_path / "run")
+  (tmp_path / "raw" / "sequences.txt").write_text("u1")
+  with pytest.raises(UserError, match=r"sequences\.txt, line 1"):
+    preparation.prepare_data(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def test_raw_files_are_read_once_for_their_hashes(
   config, tmp_path, monkeypatch
 ):

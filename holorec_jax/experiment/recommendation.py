@@ -45,9 +45,11 @@ def recommend(
     )
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
-  training.best_steps(config, workdir, data, sids_content)
+  steps = training.best_steps(config, workdir, data, sids_content)
   rows_U = _find(data.dataset.user_ids, users)
-  recommender = training.load_recommender(config, workdir, built, system)
+  recommender = training.load_recommender(
+    config, workdir, built, system, steps[system]
+  )
   shown = examples.make_examples(
     data.dataset,
     built,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from typing import Literal
 
 import jax
 import numpy as np
@@ -180,7 +179,7 @@ def load_recommender(
   workdir: pathlib.Path,
   built: catalog.Catalog,
   name: str,
-  step: int | Literal["best"] = "best",
+  step: int,
 ) -> Recommender:
   """One system, ready to answer from a checkpoint of `best_steps`."""
   model = make_generator(config, built, name)

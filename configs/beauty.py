@@ -8,6 +8,10 @@ The argument behind a colon picks the system under the same budget:
   configs/beauty.py:non_thinking     L steps, with alignment heads
   configs/beauty.py:tiger            one granularity, no alignment, no thoughts
   configs/beauty.py:published        thinking, on HoloRec's published codes
+
+Item-level test R@10 / N@10 of seed 0, seen items kept: .0758 / .0386 thinking,
+.0753 / .0384 non-thinking, .0810 / .0430 tiger, .0498 / .0240 published; 22 to
+37 minutes each on one core (commit 0da7e4a; intervals in README.md).
 """
 
 from ml_collections import ConfigDict

@@ -2,6 +2,9 @@ r"""HoloRec on Amazon 2014 Toys: the hyperparameters of Beauty, untouched.
 
   python launch/run.py --config=configs/toys.py \
     --config.data.path=PATH --workdir=DIR
+
+Item-level test R@10 .0792, N@10 .0420, seen items kept, thinking, seed 0; 35
+minutes on one core (commit 0da7e4a; intervals in README.md).
 """
 
 from ml_collections import ConfigDict

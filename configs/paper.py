@@ -38,6 +38,8 @@ def get_config() -> ConfigDict:
   config.model.start = "bos"
   config.model.cross_bias = False
   config.model.tied_heads = False
+  config.model.repeat_bias = False
+  config.model.thought_carry = False
   config.loss.thought = 0.5
   config.loss.thought_match = 10.0
   config.loss.label_smoothing = 0.0

@@ -101,7 +101,9 @@ def test_with_a_level_that_numbers_collisions():
 
 def test_eight_devices_recommend_what_one_does():
   catalog = tiny.make_catalog(40, levels=3, codes=4, distinct=False)
-  model, params = tiny.make_model(catalog, thought="holorec")
+  model, params = tiny.make_model(
+    catalog, thought="holorec", repeat_bias=True, thought_carry=True
+  )
   item_BT = draw_histories(catalog.num_items)
   run = make_search(model, 5, 10, True)
 

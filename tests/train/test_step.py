@@ -35,7 +35,13 @@ def make_batch(seed: int) -> Batch:
 def run_steps(devices: int, steps: int, average_decay: float = 0.5):
   """The state after each step, and its metrics."""
   mesh = sharding.make_mesh(jax.devices()[:devices])
-  model, params = tiny.make_model(CATALOG, thought="holorec", dropout=0.2)
+  model, params = tiny.make_model(
+    CATALOG,
+    thought="holorec",
+    dropout=0.2,
+    repeat_bias=True,
+    thought_carry=True,
+  )
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5))
   state = TrainState(
     step=jnp.int32(0),

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from holorec_jax import tree as tree_lib
@@ -27,19 +28,27 @@ class Codes:
   continuations_ILX: jax.Array | None = None
 
 
-def device_codes(catalog: Catalog, softmax: str) -> Codes:
+def device_codes(
+  catalog: Catalog, softmax: str, capacity: int | None = None
+) -> Codes:
   """Puts the catalogue's codes on the default device.
 
   Args:
     catalog: the items.
-    softmax: the generator's; "tree" needs the continuations.
+    softmax: that losses are computed with; "tree" needs the continuations.
+    capacity: length of the arrays, for catalogues that grow; None: the items.
   """
+
+  def put(rows: np.ndarray) -> jax.Array:
+    room = 0 if capacity is None else capacity - len(rows)
+    return jnp.asarray(np.pad(rows, ((0, room),) + ((0, 0),) * (rows.ndim - 1)))
+
   continuations_ILX = None
   if softmax == "tree":
-    continuations_ILX = jnp.asarray(tree_lib.continuations(catalog.tree))
+    continuations_ILX = put(tree_lib.continuations(catalog.tree))
   return Codes(
-    sids_IRL=jnp.asarray(catalog.sids_IRL),
-    fine_IL=jnp.asarray(catalog.codes_IL),
-    share_IL=jnp.asarray(tree_lib.shares(catalog.tree)),
+    sids_IRL=put(catalog.sids_IRL),
+    fine_IL=put(catalog.codes_IL),
+    share_IL=put(tree_lib.shares(catalog.tree)),
     continuations_ILX=continuations_ILX,
   )

@@ -22,7 +22,7 @@ LAYERS = (
   ("data",),
   ("vectors",),
   ("quantize",),
-  ("tree", "catalog", "codes"),
+  ("tree", "tree_files", "catalog", "codes"),
   ("nn",),
   ("models",),
   ("decode",),
@@ -39,6 +39,7 @@ WITHOUT_JAX = (
   "manifest",
   "data",
   "tree",
+  "tree_files",
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}

@@ -3,283 +3,303 @@
 The library knows nothing of the network: it is given `start` (level 0, one
 branch per user) and `level` (all beams), and walks the tree with them. Level 0
 runs outside the scan because it has one beam, not M. Only codes that continue
-a beam's prefix are scored; a beam slot without a continuation is dead (score
--inf) and never filled with a fake. A prefix without any item left for the user
-takes no slot at any level, so a beam of M finds M items whenever the user has M
-left.
+a beam's prefix to an allowed item are scored; a beam slot without one is dead
+(score -inf) and never filled with a fake. Equal scores keep the tree's order.
 """
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from holorec_jax.catalog import Catalog
+from holorec_jax.decode import filters
+from holorec_jax.decode.filters import Live, Masks
+from holorec_jax.decode.search_tree import (
+  BETWEEN,
+  LAST,
+  ROOT,
+  SearchTree,
+  children,
+  rank,
+  unpack,
+)
 
 DEAD = -jnp.inf
 
 
 @struct.dataclass
-class SearchTree:
-  """The catalogue's tree on device (see `tree.Tree` for the numbering).
-
-  Attributes:
-    code: (nodes,) code that leads into a node.
-    first_child: (inner nodes,) first child.
-    num_children: (inner nodes,) children.
-    first_item: (nodes,) place in leaf_items of the first item below.
-    num_items: (nodes,) items below.
-    leaf_items: (I,) items in code order.
-    place_I: (I,) place of an item in leaf_items.
-    log_share_I: (I,) log share of an item in its leaf.
-    num_levels: L.
-    fanout: most children of a node at depth 0, between, and L - 1.
-    largest_leaf: most items of a leaf.
-  """
-
-  code: jax.Array
-  first_child: jax.Array
-  num_children: jax.Array
-  first_item: jax.Array
-  num_items: jax.Array
-  leaf_items: jax.Array
-  place_I: jax.Array
-  log_share_I: jax.Array
-  num_levels: int = struct.field(pytree_node=False)
-  fanout: tuple[int, int, int] = struct.field(pytree_node=False)
-  largest_leaf: int = struct.field(pytree_node=False)
-
-
-def device_tree(catalog: Catalog) -> SearchTree:
-  """Puts the catalogue's tree on the default device."""
-  tree = catalog.tree
-  return SearchTree(
-    code=jnp.asarray(tree.code),
-    first_child=jnp.asarray(tree.first_child),
-    num_children=jnp.asarray(tree.num_children),
-    first_item=jnp.asarray(tree.first_item),
-    num_items=jnp.asarray(tree.num_items),
-    leaf_items=jnp.asarray(tree.leaf_items),
-    place_I=jnp.asarray(tree.place_of_item()),
-    log_share_I=jnp.asarray(catalog.log_share_I),
-    num_levels=tree.num_levels,
-    fanout=(tree.fanout[0], max(tree.fanout[1:-1], default=0), tree.fanout[-1]),
-    largest_leaf=tree.largest_leaf,
-  )
-
-
-class Beams(NamedTuple):
+class Beams:
   """Prefixes under search.
 
   Attributes:
-    node_BM: int32 tree node of each prefix.
+    node_BM: int32 tree node of each prefix; the root for a dead slot.
     score_BM: float32 sum of log-probabilities; -inf marks a dead slot.
+    level_score_BML: float32 log-probability of each code so far, then zeros.
   """
 
   node_BM: jax.Array
   score_BM: jax.Array
+  level_score_BML: jax.Array
 
 
-class Items(NamedTuple):
+@struct.dataclass
+class Found:
   """The search's answer, best first.
 
   Attributes:
-    item_BK: int32 items; -1 where the beam held no further item.
+    item_BK: int32 items; -1 where no further item is allowed, or the beam held
+      none.
     score_BK: float32 log-probabilities; -inf where no item.
+    level_score_BKL: float32 log-probability of each of the item's codes; the
+      rest of the score is the log share of the item in its leaf.
+    parent_LBM: int32, for each level and beam kept, the beam that it continues
+      (level 0 has one).
+    beam_score_LBM: float32 scores of the beams kept; -inf: dead.
   """
 
   item_BK: jax.Array
   score_BK: jax.Array
+  level_score_BKL: jax.Array
+  parent_LBM: jax.Array
+  beam_score_LBM: jax.Array
+
+  @property
+  def valid_BK(self) -> jax.Array:
+    """Whether there is an item."""
+    return self.item_BK >= 0
 
 
-# start() -> (state with one branch per user, log-probabilities (B, 1, V)).
+# start() -> (state of one branch per user, logits (B, 1, V)).
 StartFn = Callable[[], tuple]
-# level(state, level, code_BM) -> (state, log-probabilities (B, M, V)).
+# level(state, depth, code_BM) -> (state of the same form, logits (B, M, V)).
 LevelFn = Callable[..., tuple]
 
 
-def _expand(
-  beams: Beams,
-  log_prob_BMV: jax.Array,
-  tree: SearchTree,
-  fanout: int,
-  width: int,
-  excluded_place_BT: jax.Array | None,
-  over_tree: bool,
-) -> tuple[Beams, jax.Array]:
-  """Best `width` continuations of all beams, and the beam each came from."""
-  B, M = beams.node_BM.shape
-  slot_F = jnp.arange(fanout)
-  first_BM1 = tree.first_child[beams.node_BM][..., None]
-  alive_BMF = slot_F < tree.num_children[beams.node_BM][..., None]
-  child_BMF = jnp.where(alive_BMF, first_BM1 + slot_F, 0)
-  code_BMF = jnp.maximum(tree.code[child_BMF], 0)
-  log_prob_BMF = jnp.where(
-    alive_BMF, jnp.take_along_axis(log_prob_BMV, code_BMF, axis=-1), DEAD
-  )
-  if over_tree:
-    # A floor keeps dead beams, which have no children, free of NaN.
-    log_norm_BM1 = jax.nn.logsumexp(log_prob_BMF, axis=-1, keepdims=True)
-    log_prob_BMF -= jnp.maximum(log_norm_BM1, jnp.finfo(jnp.float32).min)
-  score_BMF = beams.score_BM[..., None] + log_prob_BMF
-  if excluded_place_BT is not None:
-    alive_BMF &= ~_exhausted(
-      tree.first_item[child_BMF], tree.num_items[child_BMF], excluded_place_BT
-    )
-  score_BMF = jnp.where(alive_BMF, score_BMF, DEAD)
-  flat_BX = score_BMF.reshape(B, M * fanout)
-  score_BW, index_BW = jax.lax.top_k(flat_BX, min(width, M * fanout))
-  node_BW = jnp.take_along_axis(
-    child_BMF.reshape(B, M * fanout), index_BW, axis=-1
-  )
-  missing = width - node_BW.shape[1]
-  if missing > 0:
-    pad = ((0, 0), (0, missing))
-    score_BW = jnp.pad(score_BW, pad, constant_values=DEAD)
-    node_BW = jnp.pad(node_BW, pad)
-    index_BW = jnp.pad(index_BW, pad)
-  return Beams(node_BW, score_BW), index_BW // fanout
+@struct.dataclass
+class Space:
+  """Where a search may go.
 
-
-def _places(excluded_BT: jax.Array, tree: SearchTree) -> jax.Array:
-  """Excluded items' places, each once (a history may repeat items), else -1."""
-  place_BT = tree.place_I[jnp.maximum(excluded_BT, 0)]
-  place_BT = jnp.sort(jnp.where(excluded_BT >= 0, place_BT, -1), axis=1)
-  repeated_BT = place_BT[:, 1:] == place_BT[:, :-1]
-  return place_BT.at[:, 1:].set(jnp.where(repeated_BT, -1, place_BT[:, 1:]))
-
-
-def _exhausted(
-  first_BMX: jax.Array, num_BMX: jax.Array | int, place_BT: jax.Array
-) -> jax.Array:
-  """Whether all of the `num` places from `first` on are excluded.
-
-  Counts one excluded place at a time: at T = 64, (B, M, X, T) booleans at once
-  take ten times as long on CPU, and a binary search twice as long.
+  Attributes:
+    tree: the catalogue on device.
+    live: what is available of it.
+    masks: what the requests leave of that; None without requests' lists.
+    over_tree: share each level's probability among the codes that continue the
+      prefix to an item of the catalogue, instead of all codes.
   """
 
-  def count(found_BMX, place_B):
-    offset_BMX = place_B[:, None, None] - first_BMX
-    return found_BMX + ((offset_BMX >= 0) & (offset_BMX < num_BMX)), None
+  tree: SearchTree
+  live: Live
+  masks: Masks | None = None
+  over_tree: bool = struct.field(pytree_node=False, default=False)
 
-  found_BMX, _ = jax.lax.scan(
-    count, jnp.zeros_like(first_BMX), place_BT.T, unroll=8
+
+def top_k(score_BX: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  """`lax.top_k` in two stages where that pays; the same answer, ties too.
+
+  The best k scores lie in the k groups with the best maxima, so only those are
+  looked at. (Groups of equal maxima are taken, and then read, in order: equal
+  scores are found in order.)
+  """
+  B, X = score_BX.shape
+  size = max(1, int(math.sqrt(X / max(k, 1))))
+  groups = -(-X // size)
+  if size < 4 or groups < 2 * k:
+    return jax.lax.top_k(score_BX, k)
+  pad = ((0, 0), (0, groups * size - X))
+  score_BGS = jnp.pad(score_BX, pad, constant_values=DEAD).reshape(
+    B, groups, size
   )
-  return found_BMX == num_BMX
+  _, group_BK = jax.lax.top_k(score_BGS.max(axis=-1), k)
+  group_BK = jnp.sort(group_BK, axis=-1)
+  near_BKS = jnp.take_along_axis(
+    score_BGS, group_BK[..., None], axis=1, mode="promise_in_bounds"
+  )
+  index_BKS = group_BK[..., None] * size + jnp.arange(size)
+  best_BK, near_BK = jax.lax.top_k(near_BKS.reshape(B, -1), k)
+  index_BK = _take(index_BKS.reshape(B, -1), near_BK)
+  return best_BK, jnp.minimum(index_BK, X - 1)
 
 
-def _items_of_leaves(
-  beams: Beams, tree: SearchTree, k: int, excluded_place_BT: jax.Array | None
-) -> Items:
-  """Resolves collisions: leaves to items, ranked by score + log share."""
-  B = beams.node_BM.shape[0]
-  slot_G = jnp.arange(tree.largest_leaf)
-  place_BMG = tree.first_item[beams.node_BM][..., None] + slot_G
-  alive_BMG = (slot_G < tree.num_items[beams.node_BM][..., None]) & (
-    beams.score_BM > DEAD
-  )[..., None]
-  item_BMG = tree.leaf_items[jnp.where(alive_BMG, place_BMG, 0)]
-  if excluded_place_BT is not None:
-    alive_BMG &= ~_exhausted(place_BMG, 1, excluded_place_BT)
+def _take(x_BX: jax.Array, index_BK: jax.Array) -> jax.Array:
+  """Entries along the last axis."""
+  return jnp.take_along_axis(x_BX, index_BK, axis=-1, mode="promise_in_bounds")
+
+
+def _rows(x_BM: jax.Array, index_BK: jax.Array) -> jax.Array:
+  """Entries along the second axis, whatever comes behind it."""
+  index = index_BK.reshape(index_BK.shape + (1,) * (x_BM.ndim - 2))
+  return jnp.take_along_axis(x_BM, index, axis=1, mode="promise_in_bounds")
+
+
+def _log_probs(logits_BMX, valid_BMX) -> jax.Array:
+  """Log-softmax over the valid entries; all, if that is None."""
+  if valid_BMX is None:
+    return jax.nn.log_softmax(logits_BMX, axis=-1)
+  return jax.nn.log_softmax(logits_BMX, axis=-1, where=valid_BMX)
+
+
+def _score_words(space: Space, depth, node_BM, logits_BMV):
+  """Log-probabilities and allowed codes of nodes with bit sets."""
+  V = space.tree.num_codes
+  allowed_BMW = space.live.words[node_BM]
+  if space.masks is not None:
+    allowed_BMW = filters.mask_words(space.masks, depth, node_BM, allowed_BMW)
+  valid_BMV = None
+  if space.over_tree:
+    valid_BMV = unpack(space.tree.words[node_BM], V)
+  return _log_probs(logits_BMV, valid_BMV), unpack(allowed_BMW, V)
+
+
+def _score_children(space: Space, depth, group, node_BM, logits_BMV):
+  """The same, and the children, of nodes without."""
+  child_BMF, code_BMF, valid_BMF = children(space.tree, group, node_BM)
+  if space.over_tree:
+    log_prob_BMF = _log_probs(_take(logits_BMV, code_BMF), valid_BMF)
+  else:
+    log_prob_BMF = _take(_log_probs(logits_BMV, None), code_BMF)
+  allowed_BMF = valid_BMF & (space.live.count[child_BMF] > 0)
+  if space.masks is not None:
+    allowed_BMF = filters.mask_children(
+      space.masks, depth, child_BMF, allowed_BMF
+    )
+  return log_prob_BMF, allowed_BMF, child_BMF
+
+
+def _expand(
+  beams: Beams, logits_BMV, space: Space, depth, group: int, width: int
+) -> tuple[Beams, jax.Array]:
+  """Best `width` continuations of all beams, and the beam each came from."""
+  tree = space.tree
+  child_BMX = None
+  if tree.is_dense(group):
+    log_prob_BMX, allowed_BMX = _score_words(
+      space, depth, beams.node_BM, logits_BMV
+    )
+  else:
+    log_prob_BMX, allowed_BMX, child_BMX = _score_children(
+      space, depth, group, beams.node_BM, logits_BMV
+    )
+  B, M, X = log_prob_BMX.shape
+  score_BMX = jnp.where(
+    allowed_BMX, beams.score_BM[..., None] + log_prob_BMX, DEAD
+  )
+  score_BW, index_BW = top_k(score_BMX.reshape(B, M * X), min(width, M * X))
+  missing = ((0, 0), (0, width - score_BW.shape[1]))
+  score_BW = jnp.pad(score_BW, missing, constant_values=DEAD)
+  index_BW = jnp.pad(index_BW, missing)
+  parent_BW = index_BW // X
+  if child_BMX is None:
+    node_BW = _take(beams.node_BM, parent_BW)
+    word_BWW = tree.words[node_BW]
+    child_BW = tree.first_child[node_BW] + rank(word_BWW, index_BW % X)
+  else:
+    child_BW = _take(child_BMX.reshape(B, M * X), index_BW)
+  alive_BW = score_BW > DEAD
+  step_BW = _take(log_prob_BMX.reshape(B, M * X), index_BW)
+  level_score_BWL = jnp.where(
+    jnp.arange(tree.num_levels) == depth,
+    step_BW[..., None],
+    _rows(beams.level_score_BML, parent_BW),
+  )
+  return Beams(
+    node_BM=jnp.where(alive_BW, child_BW, 0),
+    score_BM=score_BW,
+    level_score_BML=level_score_BWL,
+  ), parent_BW
+
+
+def reorder(state, parent_BM: jax.Array):
+  """Every beam takes over the state of the beam it continues.
+
+  Leaves that have one entry a user are shared by the beams and stay.
+  """
+
+  def gather(x):
+    if jnp.ndim(x) < 2 or x.shape[1] == 1:
+      return x
+    return _rows(x, parent_BM)
+
+  return jax.tree.map(gather, state)
+
+
+def _leaf_items(beams: Beams, space: Space, k: int):
+  """Resolves collisions: leaves to items, ranked by score + log share.
+
+  Returns:
+    items, scores and the beams that they were found in, each (B, K).
+  """
+  tree, live = space.tree, space.live
+  B, M = beams.node_BM.shape
+  G = tree.largest_leaf
+  place_BMG = tree.first_item[beams.node_BM][..., None] + jnp.arange(G)
+  held_BMG = jnp.arange(G) < tree.num_items[beams.node_BM][..., None]
+  held_BMG &= (beams.score_BM > DEAD)[..., None]
+  item_BMG = tree.leaf_items[jnp.where(held_BMG, place_BMG, 0)]
+  allowed_BMG = held_BMG & live.item_I[item_BMG]
+  if space.masks is not None:
+    allowed_BMG = filters.mask_items(space.masks, item_BMG, allowed_BMG)
   score_BMG = jnp.where(
-    alive_BMG, beams.score_BM[..., None] + tree.log_share_I[item_BMG], DEAD
+    allowed_BMG, beams.score_BM[..., None] + tree.log_share_I[item_BMG], DEAD
   )
-  flat_BX = score_BMG.reshape(B, -1)
-  score_BK, index_BK = jax.lax.top_k(flat_BX, min(k, flat_BX.shape[1]))
-  item_BK = jnp.take_along_axis(item_BMG.reshape(B, -1), index_BK, axis=-1)
+  score_BK, index_BK = top_k(score_BMG.reshape(B, -1), min(k, M * G))
+  item_BK = _take(item_BMG.reshape(B, -1), index_BK)
   item_BK = jnp.where(score_BK > DEAD, item_BK, -1)
   missing = ((0, 0), (0, k - item_BK.shape[1]))
-  return Items(
+  return (
     jnp.pad(item_BK, missing, constant_values=-1),
     jnp.pad(score_BK, missing, constant_values=DEAD),
+    jnp.pad(index_BK // G, missing),
   )
 
 
 def beam_search(
-  start: StartFn,
-  level: LevelFn,
-  tree: SearchTree,
-  beam: int,
-  k: int,
-  excluded_BT: jax.Array | None = None,
-  over_tree: bool = False,
-) -> Items:
+  start: StartFn, level: LevelFn, space: Space, beam: int, k: int
+) -> Found:
   """Best k items of the `beam` best code strings.
 
   Args:
-    start: evaluates level 0 for one branch per user.
+    start: evaluates level 0 for one branch per user; its state must have the
+      form that `level` takes, with `beam` or one entry a user.
     level: evaluates a deeper level for all beams, given the chosen codes.
-    tree: the catalogue on device.
+    space: the catalogue and what is allowed of it.
     beam: number of prefixes M kept after every level.
     k: number of items returned.
-    excluded_BT: items never to return to the user (-1 = none), for example
-      those already seen.
-    over_tree: share each level's probability among the codes that continue the
-      prefix to an item, instead of all codes.
 
   Returns:
-    Items and scores, best first; equal scores keep tree order.
+    Items, scores and where they came from, best first.
   """
-  excluded_place_BT = None
-  if excluded_BT is not None:
-    excluded_place_BT = _places(excluded_BT, tree)
-  state, log_prob_B1V = start()
-  B = log_prob_B1V.shape[0]
-  root = Beams(jnp.zeros((B, 1), jnp.int32), jnp.zeros((B, 1), jnp.float32))
-  last = tree.num_levels - 1
-  beams, _ = _expand(
-    root,
-    log_prob_B1V,
-    tree,
-    tree.fanout[0],
-    beam,
-    excluded_place_BT,
-    over_tree,
+  tree = space.tree
+  state, logits_B1V = start()
+  B, last = logits_B1V.shape[0], tree.num_levels - 1
+  beams = Beams(
+    node_BM=jnp.zeros((B, 1), jnp.int32),
+    score_BM=jnp.zeros((B, 1), jnp.float32),
+    level_score_BML=jnp.zeros((B, 1, tree.num_levels), jnp.float32),
   )
+  group = LAST if last == 0 and not tree.is_dense(ROOT) else ROOT
+  beams, parent_BM = _expand(beams, logits_B1V, space, 0, group, beam)
+  kept = [(parent_BM[None], beams.score_BM[None])]
   if last > 0:
-    # Every beam starts from the user's one branch.
-    state = jax.tree.map(
-      lambda x: jnp.repeat(x, beam, axis=1) if jnp.ndim(x) > 1 else x, state
-    )
 
     def inner(carry, depth):
       state, beams = carry
-      state, log_prob_BMV = level(state, depth, tree.code[beams.node_BM])
-      beams, parent_BM = _expand(
-        beams,
-        log_prob_BMV,
-        tree,
-        tree.fanout[1],
-        beam,
-        excluded_place_BT,
-        over_tree,
-      )
-      return (reorder(state, parent_BM), beams), None
+      state, logits_BMV = level(state, depth, tree.code[beams.node_BM])
+      beams, parent_BM = _expand(beams, logits_BMV, space, depth, BETWEEN, beam)
+      return (reorder(state, parent_BM), beams), (parent_BM, beams.score_BM)
 
-    (state, beams), _ = jax.lax.scan(inner, (state, beams), jnp.arange(1, last))
-    # The last level has its own, smaller fan-out.
-    _, log_prob_BMV = level(state, jnp.int32(last), tree.code[beams.node_BM])
-    beams, _ = _expand(
-      beams,
-      log_prob_BMV,
-      tree,
-      tree.fanout[2],
-      beam,
-      excluded_place_BT,
-      over_tree,
-    )
-  return _items_of_leaves(beams, tree, k, excluded_place_BT)
-
-
-def reorder(state, parent_BM: jax.Array):
-  """Every beam takes over the cache of the beam it continues."""
-
-  def gather(x):
-    if jnp.ndim(x) < 2:
-      return x
-    index = parent_BM.reshape(parent_BM.shape + (1,) * (x.ndim - 2))
-    return jnp.take_along_axis(x, index, axis=1)
-
-  return jax.tree.map(gather, state)
+    carry = (jax.tree.map(jnp.asarray, state), beams)
+    (state, beams), between = jax.lax.scan(inner, carry, jnp.arange(1, last))
+    # The last level has a fan-out of its own.
+    _, logits_BMV = level(state, jnp.int32(last), tree.code[beams.node_BM])
+    beams, parent_BM = _expand(beams, logits_BMV, space, last, LAST, beam)
+    kept += [between, (parent_BM[None], beams.score_BM[None])]
+  item_BK, score_BK, beam_BK = _leaf_items(beams, space, k)
+  return Found(
+    item_BK=item_BK,
+    score_BK=score_BK,
+    level_score_BKL=_rows(beams.level_score_BML, beam_BK),
+    parent_LBM=jnp.concatenate([parent for parent, _ in kept]),
+    beam_score_LBM=jnp.concatenate([score for _, score in kept]),
+  )

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from holorec_jax.codes import Codes
-from holorec_jax.decode.beam import Items, SearchTree, beam_search
+from holorec_jax.decode.beam import Found, Space, beam_search
+from holorec_jax.decode.filters import Lists, Live, make_masks
+from holorec_jax.decode.search_tree import SearchTree
 from holorec_jax.models.generator import Generator
 
 
@@ -19,12 +21,12 @@ def search(
   model: Generator,
   codes: Codes,
   tree: SearchTree,
+  live: Live,
   item_BT: jax.Array,
+  lists: Lists | None,
   beam: int,
   k: int,
-  exclude_seen: bool,
-  seen_BT: jax.Array | None = None,
-) -> Items:
+) -> Found:
   """Recommends k items to every user.
 
   Args:
@@ -32,11 +34,11 @@ def search(
     model: the generator.
     codes: of the catalogue.
     tree: the catalogue's tree on device.
+    live: what is available.
     item_BT: histories, oldest first, left-aligned, -1 where empty.
+    lists: items that requests deny or ask for; None: none do.
     beam: prefixes kept per level.
     k: items returned.
-    exclude_seen: never return items of `seen_BT`.
-    seen_BT: what counts as seen, -1 padded; the history itself when None.
 
   Returns:
     Items and float32 log-probabilities, best first.
@@ -54,36 +56,36 @@ def search(
     filled_BT.astype(jnp.int32),
     last_B1,
   )
+  steps = model.steps_per_level
 
-  def decode(state, level, code_BM):
-    state, output = apply(Generator.level, state, context, level, code_BM)
-    return state, jax.nn.log_softmax(output.fine_BNV, axis=-1)
+  def decode(state, depth, code_BM):
+    state, output = apply(Generator.level, state, context, depth, code_BM)
+    return state, output.fine_BNV
 
-  state = model.apply(
-    {"params": params}, context, False, method=Generator.start
-  )
-  excluded_BT = None
-  if exclude_seen:
-    excluded_BT = item_BT if seen_BT is None else seen_BT
-  return beam_search(
-    lambda: decode(state, 0, None),
-    decode,
-    tree,
-    beam,
-    k,
-    excluded_BT,
-    over_tree=model.config.softmax == "tree",
-  )
+  def start():
+    state, logits_B1V = decode(apply(Generator.start, context), 0, None)
+    spare = max(model.num_levels - 2, 0) * steps
+    return state.spread(beam, spare), logits_B1V
+
+  def level(state, depth, code_BM):
+    state, logits_BMV = decode(state, depth, code_BM)
+    return state.drop_spare(steps, steps), logits_BMV
+
+  masks = None
+  if lists is not None:
+    masks = make_masks(tree, live, codes.fine_IL, lists)
+  over_tree = model.config.softmax == "tree"
+  space = Space(tree, live, masks, over_tree)
+  return beam_search(start, level, space, beam, k)
 
 
-def make_search(
-  model: Generator, beam: int, k: int, exclude_seen: bool
-) -> Callable:
-  """Jitted search(params, codes, tree, item_BT, seen_BT=None) -> Items."""
+def make_search(model: Generator, beam: int, k: int) -> Callable:
+  """Jitted search(params, codes, tree, live, item_BT, lists=None) -> Found.
 
-  def run(params, codes, tree, item_BT, seen_BT=None):
-    return search(
-      params, model, codes, tree, item_BT, beam, k, exclude_seen, seen_BT
-    )
+  It compiles once for each shape of its arguments: batch, history, lists.
+  """
+
+  def run(params, codes, tree, live, item_BT, lists=None):
+    return search(params, model, codes, tree, live, item_BT, lists, beam, k)
 
   return jax.jit(run)

@@ -17,6 +17,7 @@ from holorec_jax import artifacts, config_fields
 from holorec_jax.catalog import Catalog
 from holorec_jax.data import splits
 from holorec_jax.decode.recommender import Recommender
+from holorec_jax.decode.requests import Filters
 from holorec_jax.evaluate import baselines, report, results, targets
 from holorec_jax.experiment import examples, preparation, training
 from holorec_jax.experiment.config import Config
@@ -83,9 +84,11 @@ def _lists(
   recommender: Recommender, rows: targets.Targets, label: str
 ) -> targets.Lists:
   histories = training.histories_of(rows)
-  kept_UK, _ = recommender.recommend(histories, False, label)
-  unseen_UK, _ = recommender.recommend(histories, True, f"{label}, unseen")
-  return targets.Lists(kept_UK, unseen_UK)
+  kept = recommender.recommend(histories, progress=label)
+  unseen = recommender.recommend(
+    histories, Filters(exclude_seen=True), progress=f"{label}, unseen"
+  )
+  return targets.Lists(kept.items_UK, unseen.items_UK)
 
 
 def _examples(

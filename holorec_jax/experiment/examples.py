@@ -12,7 +12,8 @@ import numpy as np
 
 from holorec_jax.catalog import Catalog
 from holorec_jax.data.schema import Dataset
-from holorec_jax.decode.recommender import Histories, Recommender
+from holorec_jax.decode.recommender import Recommender
+from holorec_jax.decode.requests import Filters, Histories
 from holorec_jax.evaluate import naming
 
 SHOWN_HISTORY = 8
@@ -77,8 +78,8 @@ def make_examples(
   Returns:
     One dict per user, in the schema of `evaluate.report.Contents.examples`.
   """
-  items_UK, scores_UK = recommender.recommend(histories, exclude_seen)
-  items_UK, scores_UK = items_UK[:, :shown], scores_UK[:, :shown]
+  found = recommender.recommend(histories, Filters(exclude_seen), shown)
+  items_UK, scores_UK = found.items_UK, found.scores_UK
   share_UKLV = recommender.thoughts(histories, items_UK)
   examples = []
   for user, (user_id, target) in enumerate(zip(user_ids, targets)):

@@ -10,7 +10,8 @@ from absl import logging
 from holorec_jax import artifacts, catalog, config_fields, sharding
 from holorec_jax.codes import device_codes
 from holorec_jax.data import pipeline
-from holorec_jax.decode.recommender import Histories, Recommender
+from holorec_jax.decode.recommender import Recommender
+from holorec_jax.decode.requests import Histories
 from holorec_jax.evaluate import metrics, targets
 from holorec_jax.experiment import preparation
 from holorec_jax.experiment.config import SYSTEMS, Config
@@ -143,8 +144,8 @@ def _train_system(
 
   def validate(params: dict) -> dict[str, float]:
     recommender.set_params(params)
-    items_UK, _ = recommender.recommend(histories_of(rows), False)
-    ranks_U = metrics.target_ranks(items_UK, rows.items_U)
+    found = recommender.recommend(histories_of(rows))
+    ranks_U = metrics.target_ranks(found.items_UK, rows.items_U)
     return {
       f"valid/{key}": value for key, value in metrics.summarise(ranks_U).items()
     }

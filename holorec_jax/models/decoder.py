@@ -41,27 +41,51 @@ class DecodeState:
   """What a branch or beam carries from step to step.
 
   Attributes:
-    caches: per decoder layer, keys and values of S slots.
-    slot: number of filled slots; a Python int when the loop is unrolled (then
-      caches hold the filled slots only), traced inside `lax.scan`.
+    caches: per decoder layer, the slots; those that were written while a user
+      had one branch are shared by all beams (N = 1).
+    positions: step at which each slot was written; negative: still empty.
+      Python ints when the loop is unrolled, traced inside `lax.scan`.
+    step: number of the next step; likewise.
     match_BNT: the visible history items whose codes begin with the codes that
       the branch was fed; None without repeat bias.
   """
 
   caches: tuple[Cache, ...]
-  slot: int | jax.Array
+  positions: tuple[int | jax.Array, ...]
+  step: int | jax.Array
   match_BNT: jax.Array | None = None
 
+  def spread(self, beams: int, spare: int) -> "DecodeState":
+    """From one branch a user to many beams, with `spare` empty slots each.
 
-def write_slot(cache: Cache, new: KeyValues, slot) -> Cache:
-  """Puts (B, N, H, K) keys and values into `slot`."""
-  if isinstance(slot, int):
-    return (*cache[:slot], new)
-  return jax.tree.map(
-    lambda c, n: jax.lax.dynamic_update_index_in_dim(c, n, slot, axis=2),
-    cache,
-    new,
-  )
+    What is there stays shared. Loops whose shapes must not change drop a spare
+    slot (`drop_spare`) for every one that they append.
+    """
+
+    def widen(cache: Cache) -> Cache:
+      B, _, H, K = cache[0].key.shape
+      empty = jnp.zeros((B, beams, H, K), cache[0].key.dtype)
+      return (*cache, *(KeyValues(empty, empty),) * spare)
+
+    match_BNT = self.match_BNT
+    if match_BNT is not None:
+      match_BNT = jnp.repeat(match_BNT, beams, axis=1)
+    return DecodeState(
+      caches=tuple(widen(cache) for cache in self.caches),
+      positions=(*self.positions, *(-1,) * spare),
+      step=self.step,
+      match_BNT=match_BNT,
+    )
+
+  def drop_spare(self, shared: int, count: int) -> "DecodeState":
+    """Without the `count` slots that come after the first `shared`."""
+    slots = range(len(self.positions))
+    keep = [*slots[:shared], *slots[shared + count :]]
+    return dataclasses.replace(
+      self,
+      caches=tuple(tuple(cache[s] for s in keep) for cache in self.caches),
+      positions=tuple(self.positions[s] for s in keep),
+    )
 
 
 class DecoderBlock(nn.Module):
@@ -83,12 +107,10 @@ class DecoderBlock(nn.Module):
     self.mlp_drop = Dropout(c.dropout)
 
   def __call__(
-    self, x_BND, cache, slot, own_bias_HS, context_kv, bias_BHNC, deterministic
+    self, x_BND, cache, own_bias_HS, context_kv, bias_BHNC, deterministic
   ):
     normed_BND = self.self_norm(x_BND)
-    cache = write_slot(
-      cache, self.self_attention.own_keys_values(normed_BND), slot
-    )
+    cache = (*cache, self.self_attention.own_keys_values(normed_BND))
     own = attention.attend_own(
       self.self_attention.queries(normed_BND), cache, own_bias_HS
     )
@@ -127,22 +149,20 @@ class StepDecoder(nn.Module):
   def step(
     self, x_BND, state: DecodeState, context: Context, deterministic: bool
   ) -> tuple[jax.Array, DecodeState]:
-    """Feeds x at the next slot; returns states (B, N, D) and the new cache."""
-    slot = state.slot
-    first = state.caches[0]
-    slots = first.key.shape[2] if isinstance(first, KeyValues) else slot + 1
-    distance_S = slot - jnp.arange(slots)
-    own_bias_HS = self.relative_bias(distance_S) + attention.mask_to_bias(
-      distance_S >= 0
-    )
+    """Feeds x; returns states (B, N, D) and the state with one more slot."""
+    positions = (*state.positions, state.step)
+    position_S = jnp.stack([jnp.int32(p) for p in positions])
+    own_bias_HS = self.relative_bias(
+      state.step - position_S
+    ) + attention.mask_to_bias(position_S >= 0)
     x_BND = self.input_drop(x_BND, deterministic)
     caches = []
     for block, cache, kv in zip(self.blocks, state.caches, context.layers):
       x_BND, cache = block(
-        x_BND, cache, slot, own_bias_HS, kv, context.bias_BHNC, deterministic
+        x_BND, cache, own_bias_HS, kv, context.bias_BHNC, deterministic
       )
       caches.append(cache)
     x_BND = self.output_drop(self.final_norm(x_BND), deterministic)
     return x_BND, dataclasses.replace(
-      state, caches=tuple(caches), slot=slot + 1
+      state, caches=tuple(caches), positions=positions, step=state.step + 1
     )

@@ -163,20 +163,12 @@ class Generator(nn.Module):
       states_BCD, final_token_BN[..., None], axis=1
     )
 
-  def start(self, context: Context, unrolled: bool) -> DecodeState:
-    """An empty cache; unrolled loops grow it, scans need all slots now."""
-    B, N, _ = context.start_BND.shape
-    c = self.config
-    cache: attention.Cache = ()
-    if not unrolled:
-      slots = self.num_levels * self.steps_per_level
-      empty = jnp.zeros(
-        (B, N, slots, c.num_heads, c.head_dim), context.start_BND.dtype
-      )
-      cache = attention.KeyValues(empty, empty)
+  def start(self, context: Context) -> DecodeState:
+    """Nothing fed yet."""
     return DecodeState(
-      caches=(cache,) * c.decoder_layers,
-      slot=0 if unrolled else jnp.int32(0),
+      caches=((),) * self.config.decoder_layers,
+      positions=(),
+      step=0,
       match_BNT=None
       if context.repeats is None
       else context.repeats.visible_BNT,
@@ -259,7 +251,7 @@ class Generator(nn.Module):
       batch.item_BT, codes, batch.segment_BT, batch.last_BN, deterministic
     )
     target_BNL = codes.fine_IL[batch.target_BN]
-    state = self.start(context, unrolled=True)
+    state = self.start(context)
     outputs = []
     for level in range(self.num_levels):
       previous = None if level == 0 else target_BNL[..., level - 1]

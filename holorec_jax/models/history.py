@@ -94,9 +94,9 @@ class HistoryEncoder(nn.Module):
     )
     if self.config.causal_history:
       mask_BCC &= distance_CC >= 0
-    bias_BHCC = self.relative_bias(distance_CC)[None] + attention.mask_to_bias(
-      mask_BCC[:, None]
-    )
+    # Without the barrier XLA on CPU looks every bias up once per user.
+    relative_HCC = jax.lax.optimization_barrier(self.relative_bias(distance_CC))
+    bias_BHCC = relative_HCC + attention.mask_to_bias(mask_BCC[:, None])
     x_BCD = self.input_drop(x_BCD, deterministic)
     for block in self.blocks:
       x_BCD = block(x_BCD, bias_BHCC, deterministic)

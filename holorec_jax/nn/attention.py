@@ -20,8 +20,8 @@ class KeyValues(NamedTuple):
   """Projected keys and values.
 
   Attributes:
-    key: (B, H, C, K) for a shared context, (B, N, H, K) for a slot of a cache,
-      (B, N, S, H, K) for all its slots.
+    key: (B, H, C, K) for a shared context, (B, N, H, K) for a slot of a cache
+      (N = 1 where all branches share the slot).
     value: the same shape.
   """
 
@@ -29,9 +29,8 @@ class KeyValues(NamedTuple):
   value: jax.Array
 
 
-# All slots in one array, for loops that trace the slot; or slot by slot, for
-# unrolled loops that append, so that nothing is copied.
-Cache = KeyValues | tuple[KeyValues, ...]
+# Slot by slot, so that appending copies nothing.
+Cache = tuple[KeyValues, ...]
 
 
 def mask_to_bias(mask: jax.Array) -> jax.Array:
@@ -65,10 +64,7 @@ def attend_own(
   which is what XLA on CPU would make of an einsum; accelerators fuse it
   equally well.
   """
-  if isinstance(cache, KeyValues):
-    keys, values = jax.tree.map(lambda x: jnp.unstack(x, axis=2), cache)
-  else:
-    keys, values = zip(*cache)
+  keys, values = zip(*cache)
   query_BNHK32 = query_BNHK.astype(jnp.float32)
   logits_BNHS = jnp.stack(
     [jnp.sum(query_BNHK32 * key_BNHK, axis=-1) for key_BNHK in keys], axis=-1

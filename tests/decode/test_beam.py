@@ -1,97 +1,19 @@
 """The beam search alone, on a network that is a table of every prefix."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models as tiny
+from table_search import (
+  assert_best,
+  beam_by_sets,
+  draw_table,
+  score_all,
+  search,
+)
 
-from holorec_jax.catalog import Catalog, build_catalog
-from holorec_jax.decode.beam import Items, beam_search, device_tree
-
-
-def draw_table(users: int, levels: int, codes: int) -> np.ndarray:
-  """(L, U, V^(L-1), V) log-probabilities after each prefix, per user."""
-  rng = np.random.default_rng(0)
-  logits = rng.normal(size=(levels, users, codes ** (levels - 1), codes))
-  return jax.nn.log_softmax(logits.astype(np.float32))
-
-
-@functools.partial(tiny.jit, static_argnames=("beam", "k"))
-def search(table, tree, beam: int, k: int, excluded_BT=None) -> Items:
-  """The state is the number of the prefix: right only if it moves with it."""
-  codes = table.shape[-1]
-
-  def start():
-    prefix_B1 = jnp.zeros((table.shape[1], 1), jnp.int32)
-    return prefix_B1, table[0][:, :1]
-
-  def level(prefix_BM, depth, code_BM):
-    prefix_BM = prefix_BM * codes + code_BM
-    after = jnp.take_along_axis(table[depth], prefix_BM[..., None], axis=1)
-    return prefix_BM, after
-
-  return beam_search(start, level, tree, beam, k, excluded_BT)
-
-
-def score_all(table, catalog: Catalog) -> np.ndarray:
-  """(U, I) by walking every item's codes."""
-  scores = np.broadcast_to(
-    catalog.log_share_I, (table.shape[1], catalog.num_items)
-  ).copy()
-  for item, codes in enumerate(catalog.codes_IL):
-    prefix = 0
-    for level, code in enumerate(codes):
-      scores[:, item] += table[level, :, prefix, code]
-      prefix = prefix * table.shape[-1] + code
-  return scores
-
-
-def beam_by_sets(
-  table, catalog: Catalog, row: int, beam: int, excluded: set
-) -> list[int]:
-  """All items left below the beam, if it keeps the best prefixes that have any.
-
-  No tree: prefixes are rows of codes, and what is left of them a set.
-  """
-  codes_IL = catalog.codes_IL.tolist()
-  kept = {(): 0.0}
-  for level in range(len(codes_IL[0])):
-    left = {
-      tuple(codes[: level + 1])
-      for item, codes in enumerate(codes_IL)
-      if item not in excluded
-    }
-    scores = {}
-    for prefix in left & {
-      (*p, v) for p in kept for v in range(table.shape[-1])
-    }:
-      number = 0
-      for code in prefix[:-1]:
-        number = number * table.shape[-1] + code
-      step = table[level, row, number, prefix[-1]]
-      scores[prefix] = kept[prefix[:-1]] + float(step)
-    best = sorted(scores, key=scores.__getitem__, reverse=True)[:beam]
-    kept = {prefix: scores[prefix] for prefix in best}
-  return [
-    item
-    for item, codes in enumerate(codes_IL)
-    if tuple(codes) in kept and item not in excluded
-  ]
-
-
-def assert_best(found: Items, scores_BI, k: int, excluded: list[set]):
-  """The k best allowed items, best first, then -1."""
-  for row, (items_K, scores_K) in enumerate(zip(*map(np.asarray, found))):
-    order = np.argsort(-scores_BI[row], kind="stable")
-    allowed = [i for i in order if i not in excluded[row]][:k]
-    missing = k - len(allowed)
-    assert items_K.tolist() == allowed + [-1] * missing
-    np.testing.assert_allclose(
-      scores_K, [*scores_BI[row, allowed], *[-np.inf] * missing], rtol=1e-5
-    )
+from holorec_jax.catalog import build_catalog
+from holorec_jax.decode.beam import top_k
 
 
 @pytest.mark.parametrize("exclude", [False, True])
@@ -123,7 +45,7 @@ def test_a_beam_as_wide_as_the_catalogue_is_exhaustive(
     seen_BT[-1, 0] = -1
     excluded = [set(row.tolist()) for row in seen_BT]
   k = items + 3
-  found = search(table, device_tree(catalog), items, k, seen_BT)
+  found = search(table, catalog, items, k, seen_BT)
   assert_best(found, score_all(table, catalog), k, excluded)
 
 
@@ -132,9 +54,10 @@ def test_a_narrow_beam_scores_what_it_finds_exactly(beam):
   catalog = tiny.make_catalog(60, 3, 4, distinct=False)
   table = draw_table(6, 3, 4)
   k = 8
-  found = search(table, device_tree(catalog), beam, k)
+  found = search(table, catalog, beam, k)
   scores_BI = score_all(table, catalog)
-  for row, (items_K, scores_K) in enumerate(zip(*map(np.asarray, found))):
+  answers = zip(np.asarray(found.item_BK), np.asarray(found.score_BK))
+  for row, (items_K, scores_K) in enumerate(answers):
     items = items_K[items_K >= 0]
     assert len(set(items.tolist())) == len(items) > 0
     np.testing.assert_allclose(
@@ -156,7 +79,7 @@ def test_beam_one_is_greedy():
     [[[0.8, 0.1, 0.1], [0.4, 0.5, 0.1], [0.3, 0.3, 0.4]]],
   ]
   table = np.log(np.array(share, np.float32))
-  found = search(table, device_tree(catalog), 1, 3)
+  found = search(table, catalog, 1, 3)
   # Items 3 and 4 share a leaf in the proportion 3 : 6.
   assert found.item_BK.tolist() == [[4, 3, -1]]
   np.testing.assert_allclose(
@@ -171,7 +94,7 @@ def test_an_exhausted_leaf_takes_no_place_in_the_beam():
   table = np.repeat(table, 4, axis=1)
   # The last user has seen item 1 twice, but not item 2 of the same leaf.
   seen_BT = np.array([[-1, -1, -1], [0, -1, -1], [2, 0, 1], [0, 1, 1]])
-  found = search(table, device_tree(catalog), 1, 2, seen_BT)
+  found = search(table, catalog, 1, 2, seen_BT)
   assert found.item_BK.tolist() == [[0, -1], [1, 2], [3, -1], [2, -1]]
 
 
@@ -192,7 +115,7 @@ def test_a_beam_keeps_the_best_prefixes_with_items_left(
   count_B = np.linspace(0, items - 2, users).astype(int)
   seen_BT[np.arange(items) >= count_B[:, None]] = -1
   seen_BT = np.concatenate([seen_BT[:, ::3], seen_BT], 1).astype(np.int32)
-  found = search(table, device_tree(catalog), beam, beam, seen_BT)
+  found = search(table, catalog, beam, beam, seen_BT)
   scores_BI = score_all(table, catalog)
   for row, seen_T in enumerate(seen_BT):
     excluded = set(seen_T.tolist())
@@ -221,7 +144,7 @@ def test_seen_items_under_a_popular_prefix_leave_the_beam_full():
   seen_BT[1, [5, 14]] = -1
   seen_BT[2, 14] = -1
   k = 4
-  found = search(table, device_tree(catalog), k, k, seen_BT)
+  found = search(table, catalog, k, k, seen_BT)
   items_BK = np.asarray(found.item_BK)
   assert (items_BK >= 0).all()
   for row in range(3):
@@ -237,18 +160,70 @@ def test_seen_items_under_a_popular_prefix_leave_the_beam_full():
 def test_ties_keep_the_order_of_the_tree():
   catalog = tiny.make_catalog(20, 3, 4)
   table = np.full((3, 2, 16, 4), np.log(0.25), np.float32)
-  tree = device_tree(catalog)
-  first, again = (search(table, tree, 20, 20) for _ in range(2))
+  first, again = (search(table, catalog, 20, 20) for _ in range(2))
   expected = catalog.tree.leaf_items.tolist()
   assert first.item_BK.tolist() == [expected] * 2
   assert again.item_BK.tolist() == first.item_BK.tolist()
-  narrow = search(table, tree, 5, 5)
+  narrow = search(table, catalog, 5, 5)
   assert narrow.item_BK.tolist() == [expected[:5]] * 2
 
 
 def test_nothing_is_left_for_who_has_seen_all():
   catalog = tiny.make_catalog(9, 2, 3)
   seen_BT = np.arange(9, dtype=np.int32)[None]
-  found = search(draw_table(1, 2, 3), device_tree(catalog), 4, 3, seen_BT)
+  found = search(draw_table(1, 2, 3), catalog, 4, 3, seen_BT)
   assert found.item_BK.tolist() == [[-1] * 3]
   assert (np.asarray(found.score_BK) == -np.inf).all()
+
+
+def test_an_answer_says_where_it_came_from():
+  catalog = tiny.make_catalog(60, 4, 3, distinct=False)
+  table = draw_table(5, 4, 3)
+  found = search(table, catalog, 7, 7)
+  codes_BKL = catalog.codes_IL[np.asarray(found.item_BK)]
+  share_BK = catalog.log_share_I[np.asarray(found.item_BK)]
+  for row, rank in np.ndindex(5, 7):
+    prefix = 0
+    for level, code in enumerate(codes_BKL[row, rank]):
+      np.testing.assert_allclose(
+        found.level_score_BKL[row, rank, level],
+        table[level, row, prefix, code],
+        rtol=1e-6,
+      )
+      prefix = prefix * 3 + code
+  np.testing.assert_allclose(
+    np.sum(found.level_score_BKL, -1) + share_BK, found.score_BK, rtol=1e-5
+  )
+  assert found.parent_LBM.shape == found.beam_score_LBM.shape == (4, 5, 7)
+  assert (np.asarray(found.parent_LBM)[0] == 0).all()
+  # A beam never scores above the beam that it continues.
+  for level in range(1, 4):
+    parent_BM = np.asarray(found.parent_LBM[level])
+    above = np.take_along_axis(
+      np.asarray(found.beam_score_LBM[level - 1]), parent_BM, axis=1
+    )
+    assert (np.asarray(found.beam_score_LBM[level]) <= above).all()
+
+
+@pytest.mark.parametrize(("size", "k"), [(5120, 20), (700, 3), (999, 1)])
+def test_two_stages_find_what_one_does(size, k):
+  rng = np.random.default_rng(size)
+  score_BX = rng.normal(size=(6, size)).astype(np.float32)
+  # Ties everywhere, dead entries, and a row without any life.
+  score_BX[1:3] = np.round(score_BX[1:3])
+  score_BX[3, rng.random(size) < 0.9] = -np.inf
+  score_BX[4] = -np.inf
+  for ours, theirs in zip(top_k(score_BX, k), jax.lax.top_k(score_BX, k)):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("beam", [256, 1024])
+def test_beams_up_to_a_thousand(beam):
+  catalog = tiny.make_catalog(2000, 3, 16)
+  table = draw_table(2, 3, 16)
+  found = search(table, catalog, beam, beam)
+  scores_BI = score_all(table, catalog)
+  for row in range(2):
+    below = beam_by_sets(np.asarray(table), catalog, row, beam, set())
+    best = sorted(below, key=lambda item: -scores_BI[row, item])[:beam]
+    assert set(found.item_BK[row].tolist()) == set(best)

@@ -1,20 +1,22 @@
 """Search with the network: a wide beam is exhaustive, for every thought."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models as tiny
 
 from holorec_jax import sharding
 from holorec_jax.catalog import build_catalog
-from holorec_jax.decode.beam import device_tree
 from holorec_jax.decode.exhaustive import score_all
+from holorec_jax.decode.filters import Lists, live_nodes
 from holorec_jax.decode.search import make_search, search
+from holorec_jax.decode.search_tree import device_tree
 from holorec_jax.quantize import collisions
 from holorec_jax.train.losses import unpack_bits
 from holorec_jax.tree import continuations
 
-SEARCH = tiny.jit(search, static_argnums=(1, 5, 6, 7))
+SEARCH = tiny.jit(search, static_argnums=(1, 7, 8))
 SCORE_ALL = tiny.jit(score_all, static_argnums=1)
 USERS, SLOTS = 8, 6
 
@@ -28,14 +30,23 @@ def draw_histories(items: int) -> np.ndarray:
   return item_BT
 
 
+def deny(item_BT: np.ndarray) -> Lists:
+  """Nobody gets what they have seen; everything else is allowed."""
+  users = len(item_BT)
+  return Lists(
+    item_BT, np.full((users, 1), -1, np.int32), np.zeros(users, bool)
+  )
+
+
 def assert_exhaustive(catalog, exclude: bool, **changes):
   model, params = tiny.make_model(catalog, **changes)
   item_BT = draw_histories(catalog.num_items)
   I = catalog.num_items
   codes = tiny.make_codes(catalog)
-  found = SEARCH(
-    params, model, codes, device_tree(catalog), item_BT, I, I, exclude
-  )
+  tree = device_tree(catalog)
+  live = live_nodes(tree, jnp.ones(I, bool))
+  lists = deny(item_BT) if exclude else None
+  found = SEARCH(params, model, codes, tree, live, item_BT, lists, I, I)
   valid_ILV = None
   if changes.get("softmax") == "tree":
     packed_ILX = continuations(catalog.tree)
@@ -105,15 +116,15 @@ def test_eight_devices_recommend_what_one_does():
     catalog, thought="holorec", repeat_bias=True, thought_carry=True
   )
   item_BT = draw_histories(catalog.num_items)
-  run = make_search(model, 5, 10, True)
+  run = make_search(model, 5, 10)
+  tree = device_tree(catalog)
+  live = live_nodes(tree, jnp.ones(40, bool))
 
   def recommend(mesh):
     whole = sharding.replicated(mesh)
     return run(
-      *jax.device_put(
-        (params, tiny.make_codes(catalog), device_tree(catalog)), whole
-      ),
-      sharding.put_rows(item_BT, mesh),
+      *jax.device_put((params, tiny.make_codes(catalog), tree, live), whole),
+      *sharding.put_rows((item_BT, deny(item_BT)), mesh),
     )
 
   one = recommend(sharding.make_mesh(jax.devices()[:1]))

@@ -90,21 +90,24 @@ def unroll_uncached(model, params, batch, codes, outputs):
 
 
 def unroll_scanned(model, params, batch, codes):
-  """The levels as the search runs them: fixed slots, a traced slot."""
+  """The levels as the search runs them: as many slots at every level."""
   bound = model.bind({"params": params})
   context = bound.open_branches(
     batch.item_BT, codes, batch.segment_BT, batch.last_BN
   )
-  state = bound.start(context, unrolled=False)
-  state, first = bound.level(state, context, 0, None)
+  state, first = bound.level(bound.start(context), context, 0, None)
+  steps = model.steps_per_level
+  spare = (model.num_levels - 1) * steps
+  state = state.spread(batch.target_BN.shape[1], spare)
 
   def inner(state, level):
     code_BN = codes.fine_IL[batch.target_BN, level - 1]
     state, output = model.apply(
       {"params": params}, state, context, level, code_BN, method="level"
     )
-    return state, output.fine_BNV
+    return state.drop_spare(steps, steps), output.fine_BNV
 
+  state = jax.tree.map(jnp.asarray, state)
   levels = jnp.arange(1, model.num_levels)
   _, rest = jax.lax.scan(inner, state, levels)
   return jnp.concatenate([first.fine_BNV[None], rest])

@@ -155,7 +155,7 @@ def test_alignment_heads_vanish_at_inference():
     context = bound.open_branches(
       batch.item_BT, CODES, batch.segment_BT, batch.last_BN
     )
-    return bound.level(bound.start(context, True), context, 0, None)[1]
+    return bound.level(bound.start(context), context, 0, None)[1]
 
   decode = tiny.jit(decode, static_argnums=0)
   ours, theirs = decode(model, params), decode(bare, bare_params)
@@ -175,10 +175,12 @@ def test_decoder_steps_per_mode(thought, slots):
   model, params = tiny.make_model(CATALOG, thought=thought)
   item_BT, one_B1 = jnp.zeros((1, 3), jnp.int32), jnp.ones((1, 1), int)
 
-  def start(params):
+  def decode(params):
     bound = model.bind({"params": params})
     context = bound.open_branches(item_BT, CODES, jnp.ones((1, 3), int), one_B1)
-    return bound.start(context, unrolled=False)
+    state, _ = bound.level(bound.start(context), context, 0, None)
+    return bound.level(state, context, 1, jnp.zeros((1, 1), int))[0]
 
-  state = jax.eval_shape(start, params)
-  assert state.caches[0].key.shape == (1, 1, slots, 2, 4)
+  state = jax.eval_shape(decode, params)
+  assert [len(cache) for cache in state.caches] == [slots]
+  assert all(slot.key.shape == (1, 1, 2, 4) for slot in state.caches[0])

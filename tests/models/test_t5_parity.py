@@ -27,7 +27,7 @@ def run_ours(model, params, codes, item_BT, segment_BT, last_BN, target_BNL):
   embedded = bound.code_embedding_LVD[jnp.arange(L), codes.fine_IL[item_BT]]
   states_BCD = bound.encoder(embedded, segment_BT, True)
   context = bound.open_branches(item_BT, codes, segment_BT, last_BN)
-  state, x_BND = bound.start(context, True), context.start_BND
+  state, x_BND = bound.start(context), context.start_BND
   inputs, outputs, logits = [], [], []
   for level in range(L):
     output_BND, state = bound.decoder.step(x_BND, state, context, True)

@@ -48,9 +48,11 @@ def test_attend_own_reads_each_branchs_own_slots():
     normal(2, B, N, S, H, K),
   )
   bias_HS = normal(3, H, S)
-  mixed = attend_own(query_BNHK, KeyValues(key, value), bias_HS)
-  slots = tuple(KeyValues(key[:, :, s], value[:, :, s]) for s in range(S))
-  np.testing.assert_array_equal(mixed, attend_own(query_BNHK, slots, bias_HS))
+  # All branches share the first slot.
+  key[:, :, 0], value[:, :, 0] = key[:, :1, 0], value[:, :1, 0]
+  slots = [KeyValues(key[:, :, s], value[:, :, s]) for s in range(S)]
+  slots[0] = KeyValues(key[:, :1, 0], value[:, :1, 0])
+  mixed = attend_own(query_BNHK, tuple(slots), bias_HS)
   for b, n, h in np.ndindex(B, N, H):
     weights_S = softmax(key[b, n, :, h] @ query_BNHK[b, n, h] + bias_HS[h])
     np.testing.assert_allclose(

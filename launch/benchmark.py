@@ -3,19 +3,32 @@ r"""Benchmarks, each as a comparison side by side in one run.
   python launch/benchmark.py --suite=train --out=train.json
   python launch/benchmark.py --suite=train --data=PATH/amazon14_beauty
   python launch/benchmark.py --suite=search --out=search.json
-  python launch/benchmark.py --suite=quantizer --width=768
+  python launch/benchmark.py --suite=quantize --width=768
 
 Suite `train`: targets per second of all-position (packed) training against one
 target per row in length buckets, of the same network on the same targets:
-  short        short histories as code tokens (--data, else the embedded data)
-  long         generated histories of --length items, as code tokens
-  long_pooled  the same, pooled to one vector per item
-Suite `search`: users per second of thinking against non-thinking search, with
---config's network on pooled histories of 50 items and with the paper's network
-on 20 items of 4 code tokens; 12,101 items, the config's beam.
-Suite `quantizer`: items per second of quantizer training on --width-dimensional
-vectors, beside the speed of a plain matrix product.
-Suite `prepare`: seconds and peak memory of preparing a CSV of --events events.
+  short         short histories as code tokens (--data, else the embedded data)
+  long          generated histories of --length items, as code tokens
+  long_pooled   the same, pooled to one vector per item
+  transformers  the paper's network beside T5 of the package transformers, which
+                pip install -e '.[comparators]' brings
+Suite `search`: users per second of search at --config's beam:
+  modes         --config's network in all modes, on histories of 50 items
+  comparison    the paper's network on 20 items of 4 code tokens, in all modes
+                and pooled, beside transformers' `generate` and a plain torch
+                form of our algorithm, on the same weights
+  catalogue     the paper's network over catalogues of --items, without
+                constraint, with it, and with every filter
+  evaluation    22,363 users (Beauty's) by the evaluating recommender, once
+Suite `quantize`: items per second of quantizer training on --width-dimensional
+vectors.
+Suite `input`: histories per second that the input pipeline assembles, for the
+data of the cases `short` and `long` in both forms; no model, no device.
+Suite `prepare`: events per second and peak memory of preparing a CSV of
+--events events.
+
+--out gets {"suite", "machine", "rows", "ratios"}; what a row holds is told in
+holorec_jax/experiment/timing.py.
 
 Suites `train` and `search` at full size take some 15 minutes each on two cores.
 For a look at how it works:
@@ -23,6 +36,9 @@ For a look at how it works:
 """
 
 import dataclasses
+import functools
+import importlib.util
+import logging as python_logging
 import os
 import pathlib
 import sys
@@ -33,26 +49,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import jax
+import memory
 from absl import app, flags
 from ml_collections import config_flags
 
 from holorec_jax import artifacts, config_fields
-from holorec_jax.data import prepare, synthetic
-from holorec_jax.data.config import DataConfig
-from holorec_jax.data.pipeline import PipelineConfig
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import preparation_speed, quantizer_speed
+from holorec_jax.experiment import (
+  ceiling,
+  input_speed,
+  preparation_speed,
+  quantizer_speed,
+  search_scale,
+  search_speed,
+  speed_cases,
+  timing,
+  training_speed,
+)
 from holorec_jax.experiment.config import Config
-from holorec_jax.experiment.search_speed import (
-  MODES,
-  SearchCase,
-  compare_modes,
-)
-from holorec_jax.experiment.training_speed import (
-  Case,
-  compare,
-  make_long_histories,
-)
 from holorec_jax.models.config import GeneratorConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -65,7 +79,7 @@ CONFIG = config_flags.DEFINE_config_file(
 SUITE = flags.DEFINE_enum(
   "suite",
   "train",
-  ["train", "search", "quantizer", "prepare"],
+  ["train", "search", "quantize", "input", "prepare"],
   "What to compare or measure.",
 )
 DATA = flags.DEFINE_string(
@@ -73,9 +87,22 @@ DATA = flags.DEFINE_string(
 )
 CASES = flags.DEFINE_multi_enum(
   "case",
-  ["short", "long", "long_pooled"],
-  ["short", "long", "long_pooled"],
-  "Which cases; may be given more than once.",
+  list(speed_cases.NAMES),
+  list(speed_cases.NAMES),
+  "Which cases of `train` and `input`; may be given more than once.",
+)
+SEARCH_CASES = flags.DEFINE_multi_enum(
+  "search_case",
+  ["modes", "comparison", "catalogue", "evaluation"],
+  ["modes", "comparison", "catalogue", "evaluation"],
+  "Which cases of `search`; may be given more than once.",
+)
+ITEMS = flags.DEFINE_multi_integer(
+  "items",
+  [12_101, 1_000_000, 10_000_000],
+  "Catalogues of the suite `search`; 10 million items take some 3 GB. The other"
+  " cases take the first.",
+  lower_bound=2,
 )
 USERS = flags.DEFINE_integer(
   "users", 200, "Users of the generated histories.", lower_bound=1
@@ -90,7 +117,7 @@ EVENTS = flags.DEFINE_integer(
   "events", 1_000_000, "Events of the suite `prepare`.", lower_bound=1000
 )
 REPEATS = flags.DEFINE_integer(
-  "repeats", 5, "Timed steps of every batch shape.", lower_bound=1
+  "repeats", 5, "Timed turns of everything measured.", lower_bound=1
 )
 OUT = flags.DEFINE_string(
   "out", "", "JSON file for the results; its folder is made if need be."
@@ -111,115 +138,120 @@ def check_out(path: pathlib.Path) -> None:
     raise UserError(f"--out={path} is a folder: name a file")
 
 
-def make_cases() -> list[Case]:
-  """Data and batches of the chosen cases."""
-  cases = []
-  if "short" in CASES.value:
-    source = (
-      DataConfig(source="sequences", path=DATA.value)
-      if DATA.value
-      else DataConfig(
-        synthetic=synthetic.SyntheticConfig(users=10 * USERS.value)
-      )
-    )
-    batches = PipelineConfig(targets_per_batch=512)
-    cases.append(Case("short", prepare.prepare(source), "codes", batches, 2.0))
-  longest = LENGTH.value
-  # Twelve buckets, as many as a patient person would compile.
-  buckets = sorted({-(-longest * part // 12) for part in range(1, 13)})
-  batches = PipelineConfig(
-    max_history=longest,
-    targets_per_batch=128,
-    length_buckets=tuple(buckets),
+def make_cases(
+  config: Config, names: tuple[str, ...]
+) -> Iterator[speed_cases.Case]:
+  """Those of the named cases that --case chooses."""
+  chosen = [name for name in names if name in CASES.value]
+  yield from speed_cases.make_cases(
+    chosen, config, DATA.value, USERS.value, LENGTH.value
   )
-  dataset = make_long_histories(USERS.value, 10_000, longest)
-  if "long" in CASES.value:
-    cases.append(Case("long", dataset, "codes", batches, 10.0))
-  if "long_pooled" in CASES.value:
-    cases.append(Case("long_pooled", dataset, "pooled", batches, 10.0))
-  return cases
 
 
-def describe(result: dict) -> str:
-  """A few lines for people."""
-  lines = [
-    f"\n{result['case']}: {result['data']}, {result['history']},"
-    f" {result['system']}"
-  ]
-  for rows in ("packed", "one_target"):
-    form = result[rows]
-    lines.append(
-      f"  {rows:<10} {form['targets_per_second']:9.1f} targets/s"
-      f" {form['flops_per_target'] / 1e6:9.2f} MFLOP/target"
-      f"  padding {form['padding']:.1%}, {form['batch_shapes']} shapes"
-    )
-  lines.append(
-    f"  packed is {result['speedup']:.1f} times as fast (wanted:"
-    f" {result['wanted']:.0f}) on {result['flops_saved']:.1f} times fewer FLOPs"
-  )
-  return "\n".join(lines)
-
-
-def run_train(config: Config) -> Iterator[dict]:
-  """Prints and yields the result of every case of the suite `train`."""
-  for case in make_cases():
-    result = compare(case, config, REPEATS.value)
-    print(describe(result), flush=True)
-    yield result
-
-
-def run_search(config: Config) -> Iterator[dict]:
-  """Prints and yields the result of every case of the suite `search`."""
-  paper = dataclasses.replace(config, model=GeneratorConfig())
-  cases = [
-    SearchCase("config's network", config, 12_101, 50, 128),
-    SearchCase("paper's network", paper, 12_101, 20, 64),
-  ]
-  for case in cases:
-    result = {"case": case.name} | compare_modes(case, REPEATS.value)
-    print(f"\n{case.name}, beam {config.search.beam}")
-    for mode in MODES:
-      row = result[mode]
+def has_comparators() -> bool:
+  """Whether torch and transformers are there; says so where not."""
+  for package in ("torch", "transformers"):
+    if importlib.util.find_spec(package) is None:
       print(
-        f"  {mode:<13} {row['users_per_second']:9.1f} users/s"
-        f"  (spread {row['spread']:.0%})"
+        f"{package} is not installed, so transformers and torch do not take"
+        " part: pip install -e '.[comparators]'"
       )
-    ratio = result["thinking_vs_non_thinking"]
-    print(f"  thinking takes {ratio:.2f} times as long", flush=True)
-    yield result
+      return False
+  return True
 
 
-def run_quantizer(config: Config) -> Iterator[dict]:
-  """Prints and yields the result of the suite `quantizer`."""
-  result = quantizer_speed.measure(config.sid, WIDTH.value, REPEATS.value)
-  print(
-    f"\nquantizer, {WIDTH.value} dimensions, batch {config.sid.batch_size}:"
-    f" {result['items_per_second']:.0f} items/s (spread"
-    f" {result['spread']:.0%}), {result['flops_per_item'] / 1e6:.2f}"
-    f" MFLOP/item, {result['gflops_per_second']:.0f} GFLOP/s where a plain"
-    f" product does {result['matmul_gflops_per_second']:.0f}",
-    flush=True,
+def find_rival() -> training_speed.MakeRival | None:
+  """Training steps of transformers' T5, where it is installed."""
+  if not has_comparators():
+    return None
+  import torch
+
+  from third_party import transformers_training
+
+  on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+  return functools.partial(
+    transformers_training.make_train_step, device="cuda" if on_gpu else "cpu"
   )
-  yield {"case": "quantizer", "width": WIDTH.value} | result
 
 
-def run_prepare(config: Config) -> Iterator[dict]:
-  """Prints and yields the result of the suite `prepare`."""
+def run_train(config: Config) -> Iterator[timing.Result]:
+  """Every case of the suite `train`."""
+  for case in make_cases(config, speed_cases.NAMES):
+    rival = find_rival() if case.name == "transformers" else None
+    yield training_speed.compare(case, REPEATS.value, rival)
+
+
+def find_search_rivals() -> search_speed.Rivals:
+  """Searches of other packages, where these are installed."""
+  if not has_comparators():
+    return {}
+  from third_party import torch_search, transformers_search
+
+  def make_torch(params, config, built, beam):
+    return torch_search.TorchSearch(
+      params, config, built, beam, beam, search_speed.PAPER_HISTORY
+    )
+
+  def make_transformers(params, config, built, beam):
+    return transformers_search.make_search(params, config, built, beam, beam)
+
+  return {
+    "transformers": (make_transformers, (8, 32, 96)),
+    "torch_shared": (make_torch, (32, 64, 256)),
+  }
+
+
+def run_search(config: Config) -> Iterator[timing.Result]:
+  """Every case of the suite `search`."""
+  items, repeats = ITEMS.value, REPEATS.value
+  if "modes" in SEARCH_CASES.value:
+    yield search_speed.compare_modes(config, items[0], 50, 128, repeats)
+  # T5 reads a history in both directions.
+  model = GeneratorConfig(causal_history=False, softmax="tree")
+  one_target = dataclasses.replace(config.input, rows="one_target")
+  paper = dataclasses.replace(config, model=model, input=one_target)
+  if "comparison" in SEARCH_CASES.value:
+    yield search_speed.compare_rivals(
+      paper, items[0], 64, repeats, find_search_rivals()
+    )
+  model = GeneratorConfig(causal_history=False)
+  paper = dataclasses.replace(paper, model=model)
+  if "catalogue" in SEARCH_CASES.value:
+    yield search_scale.compare_catalogues(paper, items, 64, repeats)
+  if "evaluation" in SEARCH_CASES.value:
+    yield search_scale.time_evaluation(
+      "evaluation", config, config.systems[0], config.input.max_history
+    )
+    yield search_scale.time_evaluation(
+      "evaluation, paper's network",
+      paper,
+      "non_thinking",
+      search_speed.PAPER_HISTORY,
+    )
+
+
+def run_quantize(config: Config) -> Iterator[timing.Result]:
+  """The one case of the suite `quantize`."""
+  yield quantizer_speed.measure(config.sid, WIDTH.value, REPEATS.value)
+
+
+def run_input(config: Config) -> Iterator[timing.Result]:
+  """Every case of the suite `input`."""
+  for case in make_cases(config, ("short", "long")):
+    yield input_speed.compare(case, REPEATS.value)
+
+
+def run_prepare(config: Config) -> Iterator[timing.Result]:
+  """The one case of the suite `prepare`."""
   del config  # the source is always `events`, filtered to its 5-core
-  result = preparation_speed.measure(EVENTS.value)
-  print(
-    f"\n{result['events']} events (CSV), {result['kept']} left in the 5-core:"
-    f" {result['seconds']:.1f} s, peak memory"
-    f" {result['peak_bytes'] / 2**30:.2f} GiB",
-    flush=True,
-  )
-  yield {"case": "prepare"} | result
+  yield preparation_speed.measure(EVENTS.value, REPEATS.value)
 
 
 SUITES = {
   "train": run_train,
   "search": run_search,
-  "quantizer": run_quantizer,
+  "quantize": run_quantize,
+  "input": run_input,
   "prepare": run_prepare,
 }
 
@@ -227,21 +259,31 @@ SUITES = {
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
+  memory.keep_freed()
+  python_logging.getLogger("jax").setLevel(python_logging.WARNING)
   config = config_fields.to_dataclass(Config, CONFIG.value)
   if OUT.value:
     check_out(pathlib.Path(OUT.value))
-  results = []
+  machine = ceiling.describe_machine(REPEATS.value)
+  print(
+    f"{machine['cpus']} CPUs ({machine['cpu']}), load {machine['load']:.1f},"
+    f" {machine['devices']} device(s) ({machine['device']}), jax"
+    f" {jax.__version__}; a matrix product does"
+    f" {machine['matmul_gflops_per_second']:.0f} GFLOP/s",
+    flush=True,
+  )
+  rows: list[timing.Row] = []
+  ratios: dict[str, float] = {}
   for result in SUITES[SUITE.value](config):
-    results.append(result)
+    print(timing.describe(result), flush=True)
+    rows += result.rows
+    ratios |= result.ratios
     if OUT.value:
-      machine = {
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.local_device_count(),
-        "cpus": os.cpu_count(),
-        "jax": jax.__version__,
-      }
-      report = {"suite": SUITE.value, "machine": machine, "cases": results}
-      artifacts.write_json(pathlib.Path(OUT.value), report)
+      report = {"rows": rows, "ratios": ratios}
+      artifacts.write_json(
+        pathlib.Path(OUT.value),
+        {"suite": SUITE.value, "machine": machine} | report,
+      )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import memory
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -43,6 +44,7 @@ def run(*stages: Callable[[Config, pathlib.Path], None]) -> None:
   def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise UserError(f"unknown argument {argv[1]!r}; see --help")
+    memory.keep_freed()
     workdir = pathlib.Path(str(WORKDIR.value))
     # JAX announces every accelerator that it does not find.
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)

@@ -193,7 +193,7 @@ class Recommender:
         histories, rows, filters, beam, k
       )
     from_prior_U = histories.lengths() == 0
-    for user in np.flatnonzero(from_prior_U):
+    for user in np.flatnonzero(from_prior_U).tolist():
       items_UK[user], scores_UK[user] = prior.best_items(
         self._prior_order,
         self._prior_I,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -115,11 +116,12 @@ class Filters:
     allow: list = [None] * count
     if self.allow is not None:
       allow = list(self.allow[rows])
-    return Lists(
-      deny_BT=deny_BT,
-      allow_BA=_pad([() if items is None else items for items in allow]),
-      restricted_B=np.array([items is not None for items in allow]),
-    )
+    columns: dict[str, Any] = {
+      "deny_BT": deny_BT,
+      "allow_BA": _pad([() if items is None else items for items in allow]),
+      "restricted_B": np.array([items is not None for items in allow]),
+    }
+    return Lists(**columns)
 
 
 def _pad(lists: Sequence[Sequence[int]]) -> np.ndarray:

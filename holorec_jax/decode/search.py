@@ -10,38 +10,33 @@ import jax
 import jax.numpy as jnp
 
 from holorec_jax.codes import Codes
-from holorec_jax.decode.beam import Found, Space, beam_search
+from holorec_jax.decode.beam import (
+  Found,
+  LevelFn,
+  Space,
+  StartFn,
+  beam_search,
+)
 from holorec_jax.decode.filters import Lists, Live, make_masks
 from holorec_jax.decode.search_tree import SearchTree
 from holorec_jax.models.generator import Generator
 
 
-def search(
+def make_decoder(
   params: dict,
   model: Generator,
   codes: Codes,
-  tree: SearchTree,
-  live: Live,
   item_BT: jax.Array,
-  lists: Lists | None,
   beam: int,
-  k: int,
-) -> Found:
-  """Recommends k items to every user.
+) -> tuple[StartFn, LevelFn]:
+  """Encodes the histories once; returns `start` and `level` of `beam_search`.
 
   Args:
     params: the generator's parameters in the compute dtype.
     model: the generator.
     codes: of the catalogue.
-    tree: the catalogue's tree on device.
-    live: what is available.
     item_BT: histories, oldest first, left-aligned, -1 where empty.
-    lists: items that requests deny or ask for; None: none do.
     beam: prefixes kept per level.
-    k: items returned.
-
-  Returns:
-    Items and float32 log-probabilities, best first.
   """
   filled_BT = item_BT >= 0
   last_B1 = jnp.maximum(jnp.sum(filled_BT, axis=1, keepdims=True) - 1, 0)
@@ -71,6 +66,37 @@ def search(
     state, logits_BMV = decode(state, depth, code_BM)
     return state.drop_spare(steps, steps), logits_BMV
 
+  return start, level
+
+
+def search(
+  params: dict,
+  model: Generator,
+  codes: Codes,
+  tree: SearchTree,
+  live: Live,
+  item_BT: jax.Array,
+  lists: Lists | None,
+  beam: int,
+  k: int,
+) -> Found:
+  """Recommends k items to every user.
+
+  Args:
+    params: the generator's parameters in the compute dtype.
+    model: the generator.
+    codes: of the catalogue.
+    tree: the catalogue's tree on device.
+    live: what is available.
+    item_BT: histories, oldest first, left-aligned, -1 where empty.
+    lists: items that requests deny or ask for; None: none do.
+    beam: prefixes kept per level.
+    k: items returned.
+
+  Returns:
+    Items and float32 log-probabilities, best first.
+  """
+  start, level = make_decoder(params, model, codes, item_BT, beam)
   masks = None
   if lists is not None:
     masks = make_masks(tree, live, codes.fine_IL, lists)

@@ -127,13 +127,14 @@ def with_room(least: Capacity, room: float) -> Capacity:
   def grow(count: int) -> int:
     return count + math.ceil(room * count) if room else count
 
+  root, between, last = least.fanout
   return Capacity(
     items=grow(least.items),
     nodes=grow(least.nodes),
     inner=grow(least.inner),
     dense=grow(least.dense),
     dense_groups=least.dense_groups,
-    fanout=tuple(grow(f) for f in least.fanout),
+    fanout=(grow(root), grow(between), grow(last)),
     largest_leaf=grow(least.largest_leaf),
   )
 

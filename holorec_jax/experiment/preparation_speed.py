@@ -9,6 +9,7 @@ import concurrent.futures
 import multiprocessing
 import pathlib
 import resource
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+from tqdm import tqdm
 
 from holorec_jax.data import prepare
 from holorec_jax.data.config import DataConfig
+from holorec_jax.experiment import timing
 
 EVENTS_PER_USER = 10
 EVENTS_PER_ITEM = 50
@@ -35,23 +38,43 @@ def write_events(path: pathlib.Path, events: int) -> None:
   )
 
 
-def measure(events: int) -> dict[str, float]:
-  """Writes and prepares `events` events.
+def measure(events: int, repeats: int) -> timing.Result:
+  """Writes `events` events and prepares them `repeats` times.
+
+  There is no warm-up: whoever prepares starts a process, too, and the file has
+  just been written.
 
   Returns:
-    events, kept (after the 5-core), seconds, events_per_second, peak_bytes.
+    One row with kept (events after the 5-core), seconds and peak_bytes, the
+    largest.
   """
+  taken, peaks = [], []
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "events.csv"
     _in_fresh_process(write_events, path, events)
-    kept, seconds, peak_bytes = _in_fresh_process(_prepare, path)
-  return {
-    "events": events,
-    "kept": kept,
-    "seconds": seconds,
-    "events_per_second": events / seconds,
-    "peak_bytes": peak_bytes,
-  }
+    for _ in tqdm(range(repeats), desc="prepare", unit="run"):
+      kept, seconds, peak_bytes = _in_fresh_process(_prepare, path)
+      taken.append(seconds)
+      peaks.append(peak_bytes)
+  name = f"CSV of {events:,} events"
+  row = timing.make_row(name, "prepare", "events", events, taken)
+  seconds, peak = statistics.median(taken), max(peaks)
+  note = (
+    f"{kept:,} left in the 5-core; {seconds:.1f} s, peak memory"
+    f" {peak / 2**30:.2f} GiB"
+  )
+  return timing.Result(
+    [
+      row
+      | {
+        "events": events,
+        "kept": kept,
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "note": note,
+      }
+    ]
+  )
 
 
 def _in_fresh_process(function: Callable, *args):

@@ -1,85 +1,244 @@
-"""What thinking costs in search: users per second of both modes, in turns.
+"""Users per second of search, beside other searches and beside the limit.
 
-Both systems of a config search the same random histories with the same beam;
-they take turns, so that whatever else the machine does hits both alike. Speed
-depends neither on what the parameters are nor on which codes items have.
+Sides take turns on the same random histories and catalogue: speed depends
+neither on what the parameters are nor on which codes items have.
+
+  modes       --config's network in both modes, on pooled histories
+  comparison  the published network: our modes, the same with pooled histories,
+              and, where torch is installed, a plain torch form of our algorithm
+              and transformers' `generate`, on the same weights; their items
+              must be ours
 """
 
 import dataclasses
 import statistics
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from holorec_jax import sharding
+from holorec_jax.catalog import Catalog, build_catalog
 from holorec_jax.codes import device_codes
-from holorec_jax.decode.beam import device_tree
+from holorec_jax.decode.filters import Lists, live_nodes
 from holorec_jax.decode.search import make_search
+from holorec_jax.decode.search_tree import device_tree
+from holorec_jax.errors import UserError
+from holorec_jax.experiment import ceiling, search_work, timing
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.training import make_generator
-from holorec_jax.experiment.training_speed import random_catalog
 from holorec_jax.train.step import init_params
 
-MODES = ("non_thinking", "thinking")
+MODES = ("non_thinking", "thinking", "pause")
+PAPER_HISTORY, BEAUTY_ITEMS = 20, 12_101
+LISTED = 64
+# search(item_BT) -> (items (B, K), scores).
+Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# name -> (make(params, config, catalogue, beam) -> Search, batch sizes).
+Rivals = dict[str, tuple[Callable[..., Search], tuple[int, ...]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchCase:
-  """One comparison.
+class Side:
+  """One that takes turns.
 
   Attributes:
     name: as printed.
-    config: network and beam.
-    items: size of the random catalogue.
-    history: items of every history.
-    users: searched at once.
+    run: searches once, for `users` users.
+    users: of one run.
+    flops: of one user; 0: not counted.
+    bytes: likewise.
   """
 
   name: str
-  config: Config
-  items: int
-  history: int
+  run: Callable[[], Any]
   users: int
+  flops: float = 0.0
+  bytes: float = 0.0
 
 
-def compare_modes(case: SearchCase, repeats: int) -> dict[str, Any]:
-  """Times both modes.
+def random_catalog(items: int, config: Config) -> Catalog:
+  """Distinct random codes, one granularity."""
+  codes, levels = config.sid.codes, config.sid.levels
+  rng = np.random.default_rng(0)
+  space = codes**levels
+  if space < items:
+    raise UserError(
+      f"--items={items}: {levels} levels of {codes} codes (config.sid) tell"
+      f" only {space} items apart"
+    )
+  if space < 16 * items:
+    string_I = rng.permutation(space)[:items]
+  else:
+    drawn_X = np.unique(rng.integers(0, space, items + items // 8 + 8))
+    string_I = rng.permutation(drawn_X)[:items]
+  codes_IL = np.stack(
+    np.unravel_index(string_I, (codes,) * levels), axis=1
+  ).astype(np.int32)
+  return build_catalog(codes_IL[:, None], codes_IL, np.ones(items), codes)
 
-  Returns:
-    {mode: {"users_per_second", "spread"}, "thinking_vs_non_thinking": ratio of
-    seconds per user}; spread is (slowest - fastest) / median.
-  """
-  built = random_catalog(case.items, case.config)
-  tree = device_tree(built)
-  codes = device_codes(built, case.config.model.softmax)
-  item_BT = np.random.default_rng(0).integers(
-    0, case.items, (case.users, case.history), dtype=np.int32
-  )
-  beam, k = case.config.search.beam, case.config.search.k
-  searches = {}
-  for mode in MODES:
-    model = make_generator(case.config, built, mode)
-    params = jax.jit(lambda model=model: init_params(model, 0))()
-    search: Any = make_search(model, beam, k, exclude_seen=False)
-    compiled = search.lower(params, codes, tree, item_BT).compile()
-    searches[mode] = (compiled, params)
-  seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
-  for _ in tqdm(range(repeats + 1), desc=case.name, unit="round"):
-    for mode, (search, params) in searches.items():
-      began = time.perf_counter()
-      jax.block_until_ready(search(params, codes, tree, item_BT))
-      seconds[mode].append(time.perf_counter() - began)
-  rows: dict[str, Any] = {}
-  for mode, taken in seconds.items():
-    median = statistics.median(taken[1:])
-    rows[mode] = {
-      "users_per_second": case.users / median,
-      "spread": (max(taken[1:]) - min(taken[1:])) / median,
-    }
-  rows["thinking_vs_non_thinking"] = (
-    rows["non_thinking"]["users_per_second"]
-    / rows["thinking"]["users_per_second"]
-  )
+
+def draw_histories(items: int, users: int, length: int) -> np.ndarray:
+  """(users, length) random items."""
+  rng = np.random.default_rng(1)
+  return rng.integers(0, items, (users, length), dtype=np.int32)
+
+
+class Ours:
+  """Our search of one mode, compiled on first use."""
+
+  def __init__(self, name: str, config: Config, mode: str, built: Catalog):
+    self.name = name
+    self.model = make_generator(config, built, mode)
+    self.params = jax.jit(lambda: init_params(self.model, 0))()
+    self.beam = config.search.beam
+    self._built = built
+    self.codes = device_codes(built, "level")
+    self._tree = device_tree(built)
+    self._live = live_nodes(self._tree, jnp.ones(built.num_items, bool))
+    self._search = make_search(self.model, self.beam, self.beam)
+
+  def find(self, item_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Items and scores."""
+    found = self._search(
+      self.params, self.codes, self._tree, self._live, item_BT
+    )
+    return np.asarray(found.item_BK), np.asarray(found.score_BK)
+
+  def side(self, item_BT: np.ndarray) -> Side:
+    """Its turns."""
+    shape = search_work.Shape(
+      item_BT.shape[1],
+      self._built.codes_IL.shape[1],
+      self._built.num_codes,
+      self.beam,
+      len(item_BT),
+    )
+    return Side(
+      self.name,
+      lambda: self.find(item_BT),
+      len(item_BT),
+      search_work.flops_per_user(self.model.config, shape),
+      search_work.bytes_per_user(self.model.config, shape),
+    )
+
+  def filtered(self, name: str, item_BT: np.ndarray) -> Side:
+    """The same with every filter: availability, seen and denied, allowed."""
+    rng = np.random.default_rng(2)
+    items, users = self._built.num_items, len(item_BT)
+    live = live_nodes(self._tree, jnp.asarray(rng.random(items) < 0.9))
+    deny_BT = rng.integers(0, items, (users, LISTED), dtype=np.int32)
+    deny_BT[:, : item_BT.shape[1]] = item_BT
+    allow_BA = rng.integers(0, items, (users, LISTED), dtype=np.int32)
+    # Every other user asks for some of 64 items.
+    restricted_B = np.arange(users) % 2 == 0
+    lists = Lists(*map(jnp.asarray, (deny_BT, allow_BA, restricted_B)))
+
+    def run():
+      found = self._search(
+        self.params, self.codes, self._tree, live, item_BT, lists
+      )
+      jax.block_until_ready(found)
+
+    return Side(name, run, users)
+
+
+def time_sides(case: str, sides: list[Side], repeats: int) -> list[timing.Row]:
+  """Rows of the sides, after turns that a matrix product takes part in."""
+  product = ceiling.Product(sharding.make_mesh())
+  runs = [side.run for side in sides] + [product.run]
+  *seconds, product_seconds = timing.take_turns(runs, repeats, case)
+  speed = product.speed(product_seconds)
+  rows = []
+  for side, taken in zip(sides, seconds):
+    row = timing.make_row(case, side.name, "users", side.users, taken)
+    row |= {"batch": side.users, "ms_per_batch": _milliseconds(taken)}
+    if side.flops:
+      row = timing.add_costs(row, "user", side.flops, side.bytes, speed)
+    rows.append(row)
   return rows
+
+
+def _milliseconds(seconds: list[float]) -> float:
+  return 1e3 * statistics.median(seconds)
+
+
+def compare_modes(
+  config: Config, items: int, history: int, users: int, repeats: int
+) -> timing.Result:
+  """The case `modes`: --config's network in every mode."""
+  built = random_catalog(items, config)
+  item_BT = draw_histories(items, users, history)
+  sides = [Ours(mode, config, mode, built).side(item_BT) for mode in MODES]
+  rows = time_sides("modes", sides, repeats)
+  return timing.Result(rows, {"modes/thinking_vs_non_thinking": _slower(rows)})
+
+
+def _slower(rows: list[timing.Row]) -> float:
+  """Time of thinking over that of non-thinking."""
+  speed = {row["side"]: row["median"] for row in rows}
+  return speed["non_thinking"] / speed["thinking"]
+
+
+def compare_rivals(
+  config: Config, items: int, users: int, repeats: int, rivals: Rivals
+) -> timing.Result:
+  """The case `comparison`.
+
+  Args:
+    config: the published network, as T5 can express it.
+    items: of the catalogue.
+    users: searched at once by us.
+    repeats: timed turns.
+    rivals: to search beside us; of several batch sizes the fastest counts.
+
+  Raises:
+    UserError: a rival found other items than we do.
+  """
+  built = random_catalog(items, config)
+  pooled = dataclasses.replace(
+    config, model=dataclasses.replace(config.model, history="pooled")
+  )
+  item_BT = draw_histories(items, users, PAPER_HISTORY)
+  modes = [Ours(mode, config, mode, built) for mode in MODES]
+  sides = [ours.side(item_BT) for ours in modes]
+  sides.append(Ours("pooled", pooled, "non_thinking", built).side(item_BT))
+  plain = modes[0]
+  for name, (make, batches) in rivals.items():
+    theirs = make(plain.params, plain.model.config, built, plain.beam)
+    _check_same(name, theirs, plain, item_BT[:8])
+    for batch in batches:
+      rows_BT = draw_histories(items, batch, PAPER_HISTORY)
+      run = lambda theirs=theirs, rows_BT=rows_BT: theirs(rows_BT)  # noqa: E731
+      sides.append(Side(f"{name}, B = {batch}", run, batch))
+  rows = time_sides("comparison", sides, repeats)
+  return timing.Result(rows, _comparison_ratios(rows, list(rivals)))
+
+
+def _comparison_ratios(
+  rows: list[timing.Row], rivals: list[str]
+) -> dict[str, float]:
+  speed = {row["side"]: row["median"] for row in rows}
+  ratios = {
+    "share_of_limit": rows[0]["matmul_share"],
+    "thinking_vs_non_thinking": _slower(rows),
+  }
+  for rival in rivals:
+    best = max(v for side, v in speed.items() if side.startswith(rival + ","))
+    ratios[f"vs_{rival}"] = speed["non_thinking"] / best
+    ratios[f"pooled_vs_{rival}"] = speed["pooled"] / best
+  return ratios
+
+
+def _check_same(name: str, theirs: Search, ours: Ours, item_BT) -> None:
+  found, expected = theirs(item_BT), ours.find(item_BT)
+  # Scores closer than rounding may change places.
+  close = np.allclose(found[1], expected[1], atol=1e-3)
+  same = np.mean(found[0] == expected[0])
+  if not close or same < 0.99:
+    raise UserError(
+      f"{name} found other items than ours ({same:.1%} in the same places):"
+      " the comparison would be of different searches"
+    )

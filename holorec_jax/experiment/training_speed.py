@@ -1,19 +1,17 @@
-"""All-position against one-target-per-row training, side by side.
+"""Targets per second of training, of all sides of a case in turns.
 
 The same network, parameters, loss and optimiser train on the same targets in
-two forms (`data.pipeline.SOURCES`): packed, where every position of a history
-opens a branch, and one target per row in length buckets. Steps of all batch
-shapes of both forms take turns, so that whatever else the machine does hits
-both alike. An epoch's time is the sum over its shapes of median seconds times
-rows in use over rows of a batch: that an epoch's last batch of a shape is not
-full matters to small data sets only, and is left out.
+several forms (`speed_cases`); someone else's implementation may take turns
+with them. An epoch's time is the sum over its batch shapes of median seconds
+times rows in use over rows of a batch: that an epoch's last batch of a shape is
+not full matters to small data sets only, and is left out.
 """
 
 import dataclasses
-import math
+import functools
 import statistics
-import time
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,36 +19,23 @@ from tqdm import tqdm
 
 from holorec_jax import catalog, sharding
 from holorec_jax.codes import device_codes
-from holorec_jax.data import pipeline, schema, splits
+from holorec_jax.data import pipeline, splits
+from holorec_jax.experiment import ceiling, timing
 from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.speed_cases import Case
 from holorec_jax.experiment.training import make_generator
+from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.train.optimizer import make_optimizer
 from holorec_jax.train.step import init_state, make_train_step
 from holorec_jax.types import Batch
 
-FORMS: tuple[Literal["packed"], Literal["one_target"]] = (
-  "packed",
-  "one_target",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-  """One comparison.
-
-  Attributes:
-    name: as printed.
-    dataset: whose training targets are trained.
-    history: the generator's form of history, "codes" or "pooled".
-    input: both forms' batches; `rows` is set here.
-    wanted: least ratio of targets per second.
-  """
-
-  name: str
-  dataset: schema.Dataset
-  history: Literal["codes", "pooled"]
-  input: pipeline.PipelineConfig
-  wanted: float
+# (params, config, catalogue) -> step(item_BT, target_B), which returns when it
+# is done: a training step of the same network, made by other people.
+MakeRival = Callable[
+  [dict, GeneratorConfig, catalog.Catalog],
+  Callable[[np.ndarray, np.ndarray], Any],
+]
+RIVAL = "transformers"
 
 
 @dataclasses.dataclass
@@ -65,123 +50,111 @@ class Shape:
     seconds: of every timed step.
   """
 
-  batch: dict[str, np.ndarray]
+  batch: dict[str, Any]
   rows: int = 0
   filled: int = 0
   step: jax.stages.Compiled | None = None
   seconds: list[float] = dataclasses.field(default_factory=list)
 
-
-def make_long_histories(users: int, items: int, length: int) -> schema.Dataset:
-  """Random data whose training histories all have `length` items."""
-  rng = np.random.default_rng(0)
-  events = length + 3  # Beside the targets of validation and test.
-  names = np.array([str(i) for i in range(max(users, items))], object)
-  return schema.Dataset(
-    name=f"random histories of {length} items",
-    item_ids=names[:items],
-    item_text={},
-    user_ids=names[:users],
-    offsets=np.arange(users + 1) * events,
-    items=rng.integers(0, items, users * events).astype(np.int32),
-  )
+  @property
+  def batches(self) -> float:
+    """How many batches of this shape an epoch fills."""
+    return self.rows / len(self.batch["item_BT"])
 
 
-def compare(case: Case, config: Config, repeats: int) -> dict:
-  """Times both forms of one case.
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """One form of an epoch.
+
+  Attributes:
+    name: as in the case.
+    source: its batches.
+    users: whose targets it trains.
+    shapes: its batches by shape.
+  """
+
+  name: str
+  source: pipeline.Source
+  users: int
+  shapes: list[Shape]
+
+
+class Trainee:
+  """A network in training: its state goes through everybody's steps."""
+
+  def __init__(self, config: Config, items: int, mesh: jax.sharding.Mesh):
+    self.catalog = random_catalog(items, config)
+    model = make_generator(config, self.catalog, config.systems[0])
+    self.config = model.config
+    optimizer = make_optimizer(config.optim, total_steps=1000)
+    self._state = init_state(model, optimizer, config.train.seed, mesh)
+    self._codes = jax.device_put(
+      device_codes(self.catalog, config.model.softmax),
+      sharding.replicated(mesh),
+    )
+    self._mesh = mesh
+    self._step: Any = make_train_step(
+      model,
+      optimizer,
+      config.loss,
+      mesh,
+      config.train.seed,
+      config.optim.average_decay,
+      config.train.dtype,
+    )
+
+  @property
+  def params(self) -> dict:
+    """On the host, as they are now."""
+    return jax.device_get(self._state.params)
+
+  def compile(self, shape: Shape) -> None:
+    """Gives the shape its step."""
+    batch = sharding.put_rows(Batch(**shape.batch), self._mesh)
+    shape.step = self._step.lower(self._state, batch, self._codes).compile()
+
+  def train(self, shape: Shape) -> None:
+    """One step; returns when it is done."""
+    assert shape.step is not None
+    batch = sharding.put_rows(Batch(**shape.batch), self._mesh)
+    self._state, metrics = shape.step(self._state, batch, self._codes)
+    jax.block_until_ready((self._state, metrics))
+
+
+def compare(
+  case: Case, repeats: int, make_rival: MakeRival | None = None
+) -> timing.Result:
+  """Times all sides of one case.
 
   Args:
-    case: data and batches.
-    config: network, loss, optimiser; its first system is trained.
+    case: network, data and batches.
     repeats: timed steps of each shape, after one that is not timed.
+    make_rival: trains the same rows of one target as the side `one_target`.
 
   Returns:
-    Per form: targets per second, FLOPs per target (of the compiled steps),
-    share of empty history slots; and the ratios of the two forms.
+    Rows in targets per second, ours with operations per target, padding (share
+    of empty history slots), users_per_second; and ratios of the fastest rows.
   """
   mesh = sharding.make_mesh()
-  split = splits.split_dataset(case.dataset, splits.SplitConfig())
-  sources = {
-    rows: pipeline.make_source(
-      case.dataset,
-      split,
-      dataclasses.replace(case.input, rows=rows),
-      mesh.size,
-    )
-    for rows in FORMS
-  }
-  shapes: dict[str, list[Shape]] = {
-    rows: _shapes_of(source) for rows, source in sources.items()
-  }
-  _time_steps(case, config, shapes, repeats, mesh)
-  result: dict = {
-    rows: _summarise(shapes[rows], source.targets_per_epoch, mesh.size)
-    for rows, source in sources.items()
-  }
-  packed, single = result["packed"], result["one_target"]
-  return result | {
-    "case": case.name,
-    "data": case.dataset.name,
-    "history": case.history,
-    "system": config.systems[0],
-    "speedup": packed["targets_per_second"] / single["targets_per_second"],
-    "flops_saved": single["flops_per_target"] / packed["flops_per_target"],
-    "wanted": case.wanted,
-  }
-
-
-def _shapes_of(source) -> list[Shape]:
-  """An epoch's batches by shape; the fullest of each stands for all."""
-  found: dict[tuple, Shape] = {}
-  for index in range(source.batches_per_epoch):
-    batch = source[index]
-    shape = found.setdefault(batch["item_BT"].shape, Shape(batch))
-    shape.rows += int((batch["weight_BN"] > 0).any(axis=1).sum())
-    shape.filled += int((batch["segment_BT"] > 0).sum())
-    if batch["weight_BN"].sum() > shape.batch["weight_BN"].sum():
-      shape.batch = batch
-  return list(found.values())
-
-
-def _time_steps(
-  case: Case,
-  config: Config,
-  shapes: dict[str, list[Shape]],
-  repeats: int,
-  mesh: jax.sharding.Mesh,
-) -> None:
-  """Compiles a step per shape, then fills in everyone's seconds in turns."""
-  built = random_catalog(case.dataset.num_items, config)
-  model_config = dataclasses.replace(config.model, history=case.history)
-  model = make_generator(
-    dataclasses.replace(config, model=model_config), built, config.systems[0]
-  )
-  optimizer = make_optimizer(config.optim, total_steps=1000)
-  state = init_state(model, optimizer, config.train.seed, mesh)
-  codes = jax.device_put(
-    device_codes(built, config.model.softmax), sharding.replicated(mesh)
-  )
-  step: Any = make_train_step(
-    model,
-    optimizer,
-    config.loss,
-    mesh,
-    config.train.seed,
-    config.optim.average_decay,
-    config.train.dtype,
-  )
-  everyone = [shape for rows in shapes.values() for shape in rows]
-  for shape in tqdm(everyone, desc=f"{case.name}: compiling", unit="shape"):
-    batch = sharding.put_rows(Batch(**shape.batch), mesh)
-    shape.step = step.lower(state, batch, codes).compile()
-  turns = [shape for _ in range(repeats + 1) for shape in everyone]
-  for shape in tqdm(turns, desc=f"{case.name}: training", unit="step"):
-    assert shape.step is not None
-    began = time.perf_counter()
-    batch = sharding.put_rows(Batch(**shape.batch), mesh)
-    state, metrics = shape.step(state, batch, codes)
-    jax.block_until_ready((state, metrics))
-    shape.seconds.append(time.perf_counter() - began)
+  sides = _make_sides(case, mesh.size)
+  trainee = Trainee(case.config, case.dataset.num_items, mesh)
+  shapes = [shape for side in sides for shape in side.shapes]
+  for shape in tqdm(shapes, desc=f"{case.name}: compiling", unit="shape"):
+    trainee.compile(shape)
+  rivals = _make_rivals(make_rival, trainee, sides) if make_rival else []
+  product = ceiling.Product(mesh)
+  turns: list[Callable[[], Any]] = [product.run]
+  turns += [functools.partial(trainee.train, shape) for shape in shapes]
+  turns += [step for _, step in rivals]
+  product_seconds, *seconds = timing.take_turns(turns, repeats, case.name)
+  for shape, taken in zip(shapes, seconds):
+    shape.seconds = taken
+  limit = product.speed(product_seconds)
+  rows = [_summarise(case, side, mesh.size, limit) for side in sides]
+  for (samples, _), taken in zip(rivals, seconds[len(shapes) :]):
+    row = timing.make_row(case.name, RIVAL, "targets", samples, taken)
+    rows.append(row | {"note": f"batches of {samples} rows"})
+  return timing.Result(rows, _find_ratios(case.name, rows))
 
 
 def random_catalog(items: int, config: Config) -> catalog.Catalog:
@@ -195,24 +168,105 @@ def random_catalog(items: int, config: Config) -> catalog.Catalog:
   )
 
 
+def _make_sides(case: Case, devices: int) -> list[Side]:
+  split = splits.split_dataset(case.dataset, splits.SplitConfig())
+  users = int((split.train_end >= 2).sum())
+  sides = []
+  for name, batches in case.sides.items():
+    for config in batches:
+      source = pipeline.make_source(case.dataset, split, config, devices)
+      sides.append(Side(name, source, users, _find_shapes(source)))
+  return sides
+
+
+def _find_shapes(source: pipeline.Source) -> list[Shape]:
+  """An epoch's batches by shape; the fullest of each stands for all."""
+  found: dict[tuple, Shape] = {}
+  for index in range(source.batches_per_epoch):
+    batch = source[index]
+    shape = found.setdefault(batch["item_BT"].shape, Shape(batch))
+    shape.rows += int((batch["weight_BN"] > 0).any(axis=1).sum())
+    shape.filled += int((batch["segment_BT"] > 0).sum())
+    if batch["weight_BN"].sum() > shape.batch["weight_BN"].sum():
+      shape.batch = batch
+  return list(found.values())
+
+
+def _make_rivals(
+  make_rival: MakeRival, trainee: Trainee, sides: list[Side]
+) -> list[tuple[int, Callable[[], Any]]]:
+  """Rows of each batch of one target per row, and a rival's step on it."""
+  # Of our network what others have, too; it costs the same.
+  config = dataclasses.replace(trainee.config, causal_history=False)
+  train = make_rival(trainee.params, config, trainee.catalog)
+  rivals: list[tuple[int, Callable[[], Any]]] = []
+  for side in sides:
+    if side.name != "one_target":
+      continue
+    for shape in side.shapes:
+      used_B = shape.batch["weight_BN"][:, 0] > 0
+      item_BT = shape.batch["item_BT"][used_B]
+      target_B = shape.batch["target_BN"][used_B, 0]
+      step = functools.partial(train, item_BT, target_B)
+      rivals.append((len(target_B), step))
+  return rivals
+
+
 def _summarise(
-  shapes: list[Shape], targets: int, devices: int
-) -> dict[str, float]:
-  seconds = flops = slots = filled = 0.0
-  for shape in shapes:
+  case: Case, side: Side, devices: int, limit: float
+) -> timing.Row:
+  """A row: an epoch from the steps of its shapes."""
+  epochs = [
+    sum(shape.batches * seconds for shape, seconds in zip(side.shapes, turn))
+    for turn in zip(*(shape.seconds for shape in side.shapes))
+  ]
+  medians = [statistics.median(shape.seconds) for shape in side.shapes]
+  epoch = sum(
+    shape.batches * seconds for shape, seconds in zip(side.shapes, medians)
+  )
+  targets, rows = side.source.targets_per_epoch, side.source.rows_per_batch
+  row = timing.make_row(case.name, side.name, "targets", targets, epochs, epoch)
+  flops = bytes_ = slots = filled = 0.0
+  for shape in side.shapes:
     assert shape.step is not None
-    rows, width = shape.batch["item_BT"].shape
-    batches = shape.rows / rows
-    seconds += batches * statistics.median(shape.seconds[1:])
-    cost = shape.step.cost_analysis() or {}
+    one_flops, one_bytes = timing.count_costs(shape.step)
     # XLA counts what one device does.
-    flops += batches * cost.get("flops", math.nan) * devices
-    slots += shape.rows * width
+    flops += shape.batches * devices * one_flops
+    bytes_ += shape.batches * devices * one_bytes
+    slots += shape.rows * shape.batch["item_BT"].shape[1]
     filled += shape.filled
-  return {
-    "targets_per_second": targets / seconds,
-    "flops_per_target": flops / targets,
-    "padding": 1.0 - filled / slots,
+  padding, shapes = 1.0 - filled / slots, len(side.shapes)
+  return timing.add_costs(
+    row, "target", flops / targets, bytes_ / targets, limit
+  ) | {
+    "users_per_second": side.users / epoch,
+    "data": case.dataset.name,
+    "history": case.config.model.history,
+    "system": case.config.systems[0],
     "targets_per_epoch": targets,
-    "batch_shapes": len(shapes),
+    "rows_per_batch": rows,
+    "batch_shapes": shapes,
+    "padding": padding,
+    "note": f"batches of {rows} rows, {shapes} shapes, padding {padding:.1%}",
   }
+
+
+def _find_ratios(case: str, rows: list[timing.Row]) -> dict[str, float]:
+  """Of the fastest row of each side."""
+  best: dict[str, timing.Row] = {}
+  for row in sorted(rows, key=lambda row: row["median"]):
+    best[row["side"]] = row
+  packed, single = best["all_position"], best["one_target"]
+  ratios = {
+    f"{case}/all_position_vs_one_target": packed["median"] / single["median"]
+  }
+  if "flops_per_target" in packed and "flops_per_target" in single:
+    ratios[f"{case}/flops_saved"] = (
+      single["flops_per_target"] / packed["flops_per_target"]
+    )
+  if RIVAL in best:
+    ratios |= {
+      f"{side}_vs_{RIVAL}": best[side]["median"] / best[RIVAL]["median"]
+      for side in ("one_target", "all_position")
+    }
+  return ratios

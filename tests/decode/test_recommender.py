@@ -220,13 +220,13 @@ def test_bad_requests_are_named(histories, filters, match):
 
 
 def test_availability_of_another_catalogue_is_refused():
-  with pytest.raises(UserError, match="shape .*each of the catalogue's 12"):
+  with pytest.raises(UserError, match=r"shape .*each of the catalogue's 12"):
     make_recommender().set_available(np.ones(11, bool))
 
 
 def test_a_catalogue_of_other_codes_is_refused():
   other = tiny.make_catalog(12, levels=3, codes=4)
-  with pytest.raises(UserError, match="3 levels of 4 .* 2 levels of 4"):
+  with pytest.raises(UserError, match=r"3 levels of 4 .* 2 levels of 4"):
     make_recommender().set_catalog(other)
 
 

@@ -20,20 +20,18 @@ TINY = (
   "--repeats=1",
   "--width=16",
 )
-FORM = ("targets_per_second", "flops_per_target", "targets_per_epoch")
-QUANTIZER = (
-  "items_per_second",
-  "flops_per_item",
-  "gflops_per_second",
-  "matmul_gflops_per_second",
+WITHOUT_TORCH = (
+  "import sys; sys.path.insert(0, 'launch'); import benchmark\n"
+  "sys.modules['torch'] = None; assert benchmark.find_rival() is None"
 )
+COSTS = ("gflops_per_second", "matmul_gflops_per_second", "matmul_share")
 
 
-def call(*args: str) -> subprocess.CompletedProcess:
+def run(*args: str) -> subprocess.CompletedProcess:
   # One device, as whoever measures has.
   flags = "--xla_backend_optimization_level=0"
   return subprocess.run(
-    [sys.executable, str(ROOT / "launch" / "benchmark.py"), *TINY, *args],
+    [sys.executable, *args],
     cwd=ROOT,
     env=os.environ | {"XLA_FLAGS": flags},
     capture_output=True,
@@ -41,63 +39,128 @@ def call(*args: str) -> subprocess.CompletedProcess:
   )
 
 
-def read_case(path: pathlib.Path, suite: str) -> dict:
+def read_rows(path: pathlib.Path, suite: str) -> tuple[list[dict], dict]:
   report = json.loads(path.read_text())
+  assert set(report) == {"suite", "machine", "rows", "ratios"}
   assert report["suite"] == suite
-  assert set(report["machine"]) == {"device", "devices", "cpus", "jax"}
-  [case] = report["cases"]
-  return case
+  machine = report["machine"]
+  assert {"jax", "numpy"} <= set(machine["versions"])
+  assert_positive(machine, "cpus", "devices", "matmul_gflops_per_second")
+  for row in report["rows"]:
+    assert row["unit"].endswith("/s")
+    assert row["repeats"] == 1 and row["spread"] == 0
+    assert_positive(row, "median")
+  return report["rows"], report["ratios"]
 
 
-def assert_positive(values: dict, names: tuple[str, ...]) -> None:
+def assert_positive(values: dict, *names: str) -> None:
   for name in names:
     assert values[name] > 0, (name, values)
     assert math.isfinite(values[name]), (name, values)
 
 
+def check_train(rows: list[dict], ratios: dict) -> None:
+  assert [row["side"] for row in rows] == ["all_position", "one_target"]
+  for row in rows:
+    assert row["case"] == "long_pooled"
+    assert (row["history"], row["system"]) == ("pooled", "plain")
+    assert_positive(row, "flops_per_target", "bytes_per_target", *COSTS)
+    assert_positive(row, "users_per_second", "batch_shapes")
+    assert 0 <= row["padding"] < 1
+    # The users' only training targets, the same in both forms.
+    assert row["targets_per_epoch"] == 20 * 2
+  assert set(ratios) == {
+    "long_pooled/all_position_vs_one_target",
+    "long_pooled/flops_saved",
+  }
+  assert_positive(ratios, *ratios)
+
+
+def check_input(rows: list[dict]) -> None:
+  assert [(row["case"], row["side"]) for row in rows] == [
+    (case, side)
+    for case in ("short", "long")
+    for side in ("all_position", "one_target")
+  ]
+  for row in rows:
+    assert row["unit"] == "histories/s"
+    assert_positive(row, "bytes_per_second", "batches_per_second")
+    # A row's one history asks for one item, a packed one for one per slot.
+    per_history = row["targets_per_second"] / row["median"]
+    if row["side"] == "one_target":
+      assert math.isclose(per_history, 1)
+    elif row["case"] == "long":
+      assert math.isclose(per_history, 2)
+
+
+def check_search(rows: list[dict], ratios: dict) -> None:
+  sides = [row["side"] for row in rows if row["case"] == "modes"]
+  assert sides == ["non_thinking", "thinking", "pause"]
+  sides = [row["side"] for row in rows if row["case"] == "catalogue"]
+  assert sides == [
+    f"{size}{kind}"
+    for size in (40, 80)
+    for kind in (", any code", " items", ", filtered")
+  ]
+  for row in rows:
+    if row["side"] in ("non_thinking", "40 items"):
+      assert_positive(row, "flops_per_user", "bytes_per_user", *COSTS)
+    assert_positive(row, "ms_per_batch", "batch")
+  assert_positive(ratios, "modes/thinking_vs_non_thinking")
+  overheads = [ratios[f"filters_overhead/{size}"] for size in (40, 80)]
+  assert ratios["constraint_overhead"] == max(overheads)
+  assert ratios["slowest_vs_fastest_catalogue"] >= 1
+
+
 def test_suites_and_their_results(tmp_path):
   """One test, since importing JAX takes each process seconds."""
-  train, quantizer = tmp_path / "new/train.json", tmp_path / "quantizer.json"
-  prepare = tmp_path / "prepare.json"
-  (tmp_path / "file").touch()
+  script = str(ROOT / "launch" / "benchmark.py")
+  outs = {
+    suite: tmp_path / "new" / f"{suite}.json"
+    for suite in ("train", "quantize", "input", "prepare", "search")
+  }
+  more = {
+    "train": ["--case=long_pooled"],
+    "prepare": ["--events=5000"],
+    "search": [
+      "--search_case=modes",
+      "--search_case=catalogue",
+      "--items=40",
+      "--items=80",
+    ],
+  }
   calls = [
-    ("--suite=train", "--case=long_pooled", f"--out={train}"),
-    ("--suite=quantizer", f"--out={quantizer}"),
-    ("--suite=prepare", "--events=5000", f"--out={prepare}"),
-    ("--suite=quantizer", f"--out={tmp_path}/file/x.json"),
+    (script, *TINY, f"--suite={suite}", f"--out={out}", *more.get(suite, []))
+    for suite, out in outs.items()
+  ]
+  (tmp_path / "file").touch()
+  calls += [
+    (script, *TINY, "--suite=quantize", f"--out={tmp_path}/file/x.json"),
+    ("-c", WITHOUT_TORCH),
   ]
   with ThreadPoolExecutor(2) as pool:
-    trained, quantized, prepared, refused = pool.map(
-      lambda args: call(*args), calls
-    )
+    *measured, refused, alone = pool.map(lambda args: run(*args), calls)
 
-  assert trained.returncode == 0, trained.stderr
-  case = read_case(train, "train")
-  assert case["case"] == "long_pooled"
-  assert case["history"] == "pooled"
-  assert case["system"] == "plain"
-  assert_positive(case, ("speedup", "flops_saved", "wanted"))
-  for form in ("packed", "one_target"):
-    assert_positive(case[form], (*FORM, "batch_shapes"))
-    assert 0 <= case[form]["padding"] < 1
-  # The users' only training targets, the same in both forms.
-  assert case["packed"]["targets_per_epoch"] == 20 * 2
-  assert case["one_target"]["targets_per_epoch"] == 20 * 2
-  rate = f"{case['packed']['targets_per_second']:.1f} targets/s"
-  assert rate in trained.stdout
-
-  assert quantized.returncode == 0, quantized.stderr
-  case = read_case(quantizer, "quantizer")
-  assert (case["case"], case["width"]) == ("quantizer", 16)
-  assert_positive(case, QUANTIZER)
-  assert case["spread"] >= 0
-  assert f"{case['items_per_second']:.0f} items/s" in quantized.stdout
-
-  assert prepared.returncode == 0, prepared.stderr
-  case = read_case(prepare, "prepare")
-  assert case["events"] == 5000 and 0 < case["kept"] <= 5000
-  assert_positive(case, ("seconds", "events_per_second", "peak_bytes"))
+  found = {}
+  for answer, (suite, out) in zip(measured, outs.items()):
+    assert answer.returncode == 0, answer.stderr
+    found[suite] = read_rows(out, suite)
+    for row in found[suite][0]:
+      assert f"{row['median']:,.1f} {row['unit']}" in answer.stdout
+  check_train(*found["train"])
+  [row] = found["quantize"][0]
+  assert row["width"] == 16
+  assert_positive(row, "flops_per_item", "bytes_per_item", *COSTS)
+  check_input(found["input"][0])
+  check_search(*found["search"])
+  [row] = found["prepare"][0]
+  assert row["events"] == 5000 and 0 < row["kept"] <= 5000
+  assert_positive(row, "seconds", "peak_bytes")
 
   assert refused.returncode == 2
   assert refused.stderr.startswith(f"error: --out={tmp_path}/file/x.json can")
   assert refused.stderr.count("\n") == 1, refused.stderr
+
+  assert alone.returncode == 0, alone.stderr
+  assert alone.stdout.count("\n") == 1, alone.stdout
+  assert "pip install -e '.[comparators]'" in alone.stdout

@@ -35,6 +35,9 @@ def test_help_and_mistakes(tmp_path):
       "--config.data.path=nowhere.csv",
     ),
     ("run.py", config),
+    ("recommend.py", workdir, config, "--all"),
+    ("recommend.py", workdir, config, "--all", "--out=out", "--users=1"),
+    ("recommend.py", workdir, config, "--out=out"),
   ]
   with ThreadPoolExecutor(2) as pool:
     done = list(pool.map(lambda args: call(*args), calls))
@@ -42,15 +45,19 @@ def test_help_and_mistakes(tmp_path):
     assert answer.returncode in (0, 1)
     assert "--config:" in answer.stdout
     assert "--workdir:" in answer.stdout
-  assert "--users:" in done[1].stdout
+  for flag in ("users", "[no]all", "out", "users_per_shard", "deny"):
+    assert f"--{flag}:" in done[1].stdout
   for answer, words in zip(
-    done[2:6],
+    done[2:6] + done[7:],
     (
       "config field config.train.epoch does not exist; did you mean"
       " config.train.epochs?",
       "no config file configs/nowhere.py; in configs/ there are: ",
       "config.search.beam is 10, less than config.search.k = 20",
       "nowhere.csv: no such file; set data.path",
+      "--all needs --out=DIR, the folder to write to",
+      "--users and --all exclude each other: give one of them",
+      "--out is where --all writes: give both, or neither",
     ),
   ):
     assert answer.returncode == 2

@@ -1,0 +1,107 @@
+"""The machine: what it is, what runs on it, and what its products reach.
+
+No program of ours does more float32 operations a second than one large plain
+matrix product, so the share of that speed says how much is left to be had.
+Products run in the precision that the device has by default, as our models do.
+"""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from holorec_jax import sharding
+from holorec_jax.experiment import timing
+
+# Rows and columns of the factors: 0.1 s on two CPU cores; and enough to hide
+# what starting a kernel takes on an accelerator.
+CPU_SIZE, ACCELERATOR_SIZE = 2048, 8192
+PACKAGES = (
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "grain",
+  "numpy",
+  "torch",
+  "transformers",
+)
+
+
+class Product:
+  """A float32 matrix product that keeps all of a mesh busy.
+
+  Attributes:
+    flops: of one run.
+  """
+
+  def __init__(self, mesh: jax.sharding.Mesh):
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    size = CPU_SIZE if cpu else ACCELERATOR_SIZE
+    # Several CPU devices share the cores.
+    rows = -(-size // mesh.size) * mesh.size if cpu else size * mesh.size
+    self.flops = 2.0 * rows * size * size
+    self._left = sharding.put_rows(np.ones((rows, size), np.float32), mesh)
+    self._right = jax.device_put(
+      jnp.ones((size, size)), sharding.replicated(mesh)
+    )
+    self._multiply = jax.jit(jnp.matmul)
+
+  def run(self) -> None:
+    """Multiplies once; returns when it is done."""
+    self._multiply(self._left, self._right).block_until_ready()
+
+  def speed(self, seconds: list[float]) -> float:
+    """GFLOP/s of the median run."""
+    return self.flops / statistics.median(seconds) / 1e9
+
+
+def describe_machine(repeats: int) -> dict[str, Any]:
+  """Device, cores, load, versions and matmul ceiling, for a report."""
+  # Before our own work adds to it.
+  load = os.getloadavg()[0]
+  product = Product(sharding.make_mesh())
+  [seconds] = timing.take_turns([product.run], repeats, "matrix products")
+  return {
+    "device": jax.devices()[0].device_kind,
+    "devices": jax.local_device_count(),
+    "cpu": _cpu_model(),
+    "cpus": _usable_cpus(),
+    "load": load,
+    "matmul_gflops_per_second": product.speed(seconds),
+    "python": platform.python_version(),
+    "versions": _versions(),
+  }
+
+
+def _versions() -> dict[str, str]:
+  found = {}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def _usable_cpus() -> int:
+  """Those that this process may run on, where the system tells."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _cpu_model() -> str:
+  info = pathlib.Path("/proc/cpuinfo")
+  if info.is_file():
+    for line in info.read_text().splitlines():
+      name, _, value = line.partition(":")
+      if name.strip() == "model name":
+        return value.strip()
+  return platform.processor() or platform.machine()

@@ -28,6 +28,8 @@ import jax
 from tqdm import tqdm
 
 Row = dict[str, Any]
+# A quiet machine stays far below.
+WIDE_SPREAD = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,4 +140,7 @@ def describe(result: Result) -> str:
     lines.append(f"  {row['side']:<18} {', '.join(words)}")
     lines += [f"  {'':<18} {row['note']}"] if "note" in row else []
   lines += [f"  {name}: {value:.2f}" for name, value in result.ratios.items()]
+  if max(row["spread"] for row in result.rows) > WIDE_SPREAD:
+    # They do not slow all sides alike: torch waits for its slowest thread.
+    lines.append("  spreads this wide: other programs ran; measure again")
   return "\n".join(lines)

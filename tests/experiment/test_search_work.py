@@ -1,6 +1,5 @@
 """The work of a search, counted by hand and by XLA."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -49,3 +49,10 @@ def test_what_cannot_be_counted_is_left_out():
   row = timing.make_row("case", "side", "targets", 100, [4.0])
   costs = timing.add_costs(row, "target", math.nan, math.nan, 100.0)
   assert costs == row | {"matmul_gflops_per_second": 100.0}
+
+
+@pytest.mark.parametrize("slowest, warned", [(1.1, False), (2.0, True)])
+def test_a_busy_machine_is_pointed_out(slowest, warned):
+  row = timing.make_row("case", "side", "targets", 1, [1.0, 1.0, slowest])
+  text = timing.describe(timing.Result([row]))
+  assert ("measure again" in text) == warned

@@ -278,10 +278,10 @@ def beam_search(
     score_BM=jnp.zeros((B, 1), jnp.float32),
     level_score_BML=jnp.zeros((B, 1, tree.num_levels), jnp.float32),
   )
-  group = LAST if last == 0 and not tree.is_dense(ROOT) else ROOT
-  beams, parent_BM = _expand(beams, logits_B1V, space, 0, group, beam)
+  beams, parent_BM = _expand(beams, logits_B1V, space, 0, ROOT, beam)
   kept = [(parent_BM[None], beams.score_BM[None])]
-  if last > 0:
+  state = jax.tree.map(jnp.asarray, state)
+  if last > 1:
 
     def inner(carry, depth):
       state, beams = carry
@@ -289,12 +289,14 @@ def beam_search(
       beams, parent_BM = _expand(beams, logits_BMV, space, depth, BETWEEN, beam)
       return (reorder(state, parent_BM), beams), (parent_BM, beams.score_BM)
 
-    carry = (jax.tree.map(jnp.asarray, state), beams)
-    (state, beams), between = jax.lax.scan(inner, carry, jnp.arange(1, last))
+    depths = jnp.arange(1, last)
+    (state, beams), between = jax.lax.scan(inner, (state, beams), depths)
+    kept.append(between)
+  if last > 0:
     # The last level has a fan-out of its own.
     _, logits_BMV = level(state, jnp.int32(last), tree.code[beams.node_BM])
     beams, parent_BM = _expand(beams, logits_BMV, space, last, LAST, beam)
-    kept += [between, (parent_BM[None], beams.score_BM[None])]
+    kept.append((parent_BM[None], beams.score_BM[None]))
   item_BK, score_BK, beam_BK = _leaf_items(beams, space, k)
   return Found(
     item_BK=item_BK,

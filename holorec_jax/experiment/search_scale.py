@@ -40,7 +40,8 @@ def unconstrained(name: str, ours: Ours, item_BT: np.ndarray) -> Side:
     return _search_all_codes(start, level, ours.model, ours.beam)
 
   def run():
-    jax.block_until_ready(search(ours.params, ours.codes, item_BT))
+    rows = sharding.put_rows(item_BT, ours.mesh)
+    jax.block_until_ready(search(ours.params, ours.codes, rows))
 
   return Side(name, run, len(item_BT))
 

@@ -16,13 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from holorec_jax import sharding
 from holorec_jax.catalog import Catalog, build_catalog
 from holorec_jax.codes import device_codes
-from holorec_jax.decode.filters import Lists, live_nodes
+from holorec_jax.decode.filters import Lists, Live, live_nodes
 from holorec_jax.decode.search import make_search
 from holorec_jax.decode.search_tree import device_tree
 from holorec_jax.errors import UserError
@@ -87,24 +86,30 @@ def draw_histories(items: int, users: int, length: int) -> np.ndarray:
 
 
 class Ours:
-  """Our search of one mode, compiled on first use."""
+  """Our search of one mode, users over all devices; compiled on first use."""
 
   def __init__(self, name: str, config: Config, mode: str, built: Catalog):
     self.name = name
     self.model = make_generator(config, built, mode)
-    self.params = jax.jit(lambda: init_params(self.model, 0))()
     self.beam = config.search.beam
+    self.mesh = sharding.make_mesh()
     self._built = built
-    self.codes = device_codes(built, "level")
-    self._tree = device_tree(built)
-    self._live = live_nodes(self._tree, jnp.ones(built.num_items, bool))
+    whole = sharding.replicated(self.mesh)
+    params = jax.jit(lambda: init_params(self.model, 0))()
+    self.params = jax.device_put(params, whole)
+    self.codes = jax.device_put(device_codes(built, "level"), whole)
+    self._tree = jax.device_put(device_tree(built), whole)
+    self._live = self._live_nodes(np.ones(built.num_items, bool))
     self._search = make_search(self.model, self.beam, self.beam)
+
+  def _live_nodes(self, available_I: np.ndarray) -> Live:
+    whole = sharding.replicated(self.mesh)
+    return live_nodes(self._tree, jax.device_put(available_I, whole))
 
   def find(self, item_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Items and scores."""
-    found = self._search(
-      self.params, self.codes, self._tree, self._live, item_BT
-    )
+    rows = sharding.put_rows(item_BT, self.mesh)
+    found = self._search(self.params, self.codes, self._tree, self._live, rows)
     return np.asarray(found.item_BK), np.asarray(found.score_BK)
 
   def side(self, item_BT: np.ndarray) -> Side:
@@ -128,18 +133,18 @@ class Ours:
     """The same with every filter: availability, seen and denied, allowed."""
     rng = np.random.default_rng(2)
     items, users = self._built.num_items, len(item_BT)
-    live = live_nodes(self._tree, jnp.asarray(rng.random(items) < 0.9))
+    live = self._live_nodes(rng.random(items) < 0.9)
     deny_BT = rng.integers(0, items, (users, LISTED), dtype=np.int32)
     deny_BT[:, : item_BT.shape[1]] = item_BT
     allow_BA = rng.integers(0, items, (users, LISTED), dtype=np.int32)
     # Every other user asks for some of 64 items.
     restricted_B = np.arange(users) % 2 == 0
-    lists = Lists(*map(jnp.asarray, (deny_BT, allow_BA, restricted_B)))
+    columns: Any = (deny_BT, allow_BA, restricted_B)
+    lists = Lists(*columns)
 
     def run():
-      found = self._search(
-        self.params, self.codes, self._tree, live, item_BT, lists
-      )
+      rows = sharding.put_rows((item_BT, lists), self.mesh)
+      found = self._search(self.params, self.codes, self._tree, live, *rows)
       jax.block_until_ready(found)
 
     return Side(name, run, users)

@@ -41,9 +41,13 @@ FORMS = {0: "children", 1: "root", 2: "all but the last", 3: "bit sets"}
 
 
 @pytest.mark.parametrize("groups", FORMS)
-@pytest.mark.parametrize("seed", range(6))
-def test_random_filters_against_brute_force(groups, seed):
-  items, levels, codes, users, beam = 70, 3, 5, 8, 6
+@pytest.mark.parametrize(
+  ("items", "levels", "codes", "seed"),
+  [(70, 3, 5, seed) for seed in range(5)]
+  + [(50, 2, 40, 5), (9, 1, 4, 6), (60, 4, 3, 7)],
+)
+def test_random_filters_against_brute_force(items, levels, codes, seed, groups):
+  users, beam = 8, 6
   rng = np.random.default_rng(seed)
   catalog = tiny.make_catalog(items, levels, codes, distinct=False, seed=seed)
   table = draw_table(users, levels, codes)

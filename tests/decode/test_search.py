@@ -132,3 +132,23 @@ def test_eight_devices_recommend_what_one_does():
   assert len(eight.item_BK.sharding.device_set) == 8
   np.testing.assert_array_equal(one.item_BK, eight.item_BK)
   np.testing.assert_allclose(one.score_BK, eight.score_BK, rtol=1e-5)
+
+
+def test_scores_are_float32_under_bfloat16():
+  catalog = tiny.make_catalog(30, levels=3, codes=4)
+  model, params = tiny.make_model(catalog, thought="holorec")
+  item_BT = draw_histories(30)
+  tree = device_tree(catalog)
+  live = live_nodes(tree, jnp.ones(30, bool))
+  codes = tiny.make_codes(catalog)
+
+  def run(params):
+    found = SEARCH(params, model, codes, tree, live, item_BT, None, 30, 30)
+    order_BK = jnp.argsort(found.item_BK, axis=1)
+    return found, jnp.take_along_axis(found.score_BK, order_BK, axis=1)
+
+  half, score_BI = run(jax.tree.map(lambda x: x.astype(jnp.bfloat16), params))
+  assert half.score_BK.dtype == half.level_score_BKL.dtype == jnp.float32
+  # Not rounded to the eight bits that the network computes with.
+  assert (half.score_BK != half.score_BK.astype(jnp.bfloat16)).mean() > 0.9
+  np.testing.assert_allclose(score_BI, run(params)[1], atol=0.3)

@@ -125,7 +125,7 @@ def with_room(least: Capacity, room: float) -> Capacity:
   """Room for a catalogue to grow by a share, and its nodes with it."""
 
   def grow(count: int) -> int:
-    return count + math.ceil(room * count) if room else count
+    return count + math.ceil(room * count)
 
   root, between, last = least.fanout
   return Capacity(

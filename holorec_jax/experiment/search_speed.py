@@ -31,7 +31,7 @@ from holorec_jax.experiment.training import make_generator
 from holorec_jax.train.step import init_params
 
 MODES = ("non_thinking", "thinking", "pause")
-PAPER_HISTORY, BEAUTY_ITEMS = 20, 12_101
+PAPER_HISTORY = 20
 LISTED = 64
 # search(item_BT) -> (items (B, K), scores).
 Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]

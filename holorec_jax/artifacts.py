@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from holorec_jax.errors import UserError
 
@@ -128,12 +128,19 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
   """Writes a file; readers see the old one or the new one, no other."""
+  with atomic_file(path) as file:
+    file.write(text.encode())
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+  """Yields a file that takes the path's place once it is whole."""
   path = pathlib.Path(path)
   partial = path.with_name(f".{path.name}.partial")
   with explain_full_disk(path):
     try:
-      with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
+      with open(partial, "wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
       partial.replace(path)

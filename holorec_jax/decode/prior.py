@@ -8,10 +8,10 @@ from holorec_jax.catalog import Catalog
 
 
 def score_items(catalog: Catalog) -> np.ndarray:
-  """(I,) float32 log share of each item in all training interactions."""
-  weight_I = np.where(catalog.active_I, catalog.counts_I, 0.0).astype(float)
-  weight_I += catalog.smoothing
-  return np.log(weight_I / weight_I.sum()).astype(np.float32)
+  """(I,) float32 log share of each item in the active ones' interactions."""
+  weight_I = catalog.counts_I + catalog.smoothing
+  total = weight_I[catalog.active_I].sum()
+  return np.log(weight_I / total).astype(np.float32)
 
 
 def order_items(score_I: np.ndarray, allowed_I: np.ndarray) -> np.ndarray:

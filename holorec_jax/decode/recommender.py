@@ -210,6 +210,9 @@ class Recommender:
     item_BT = histories.padded(rows, self._width)
     self._check_known(item_BT, rows.start)
     lists = filters.lists(histories, rows)
+    if lists is not None:
+      # What was seen before the latest items counts, too.
+      self._check_known(np.asarray(lists.deny_BT), rows.start)
     size = self._size(len(histories))
     columns = sharding.put_rows(_pad((item_BT, lists), size), self._mesh)
     found = self._make_search(beam, k)(

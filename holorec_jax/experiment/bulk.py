@@ -215,14 +215,5 @@ def _as_table(
 
 def _write(table: pa.Table, path: pathlib.Path) -> None:
   """Writes a file that is whole or not there, whatever happens."""
-  partial = path.with_name(f".{path.name}.partial")
-  with artifacts.explain_full_disk(path):
-    try:
-      with open(partial, "wb") as file:
-        pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-      partial.replace(path)
-    except BaseException:
-      partial.unlink(missing_ok=True)
-      raise
+  with artifacts.atomic_file(path) as file:
+    pq.write_table(table, file)

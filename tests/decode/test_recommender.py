@@ -210,6 +210,7 @@ def test_k_may_exceed_beam_and_catalogue():
   [
     ([[1], [2, 12]], Filters(), "history 1 holds item 12; .* 0..11"),
     ([[-3]], Filters(), "history 0 holds item -3"),
+    ([[99, 1, 2, 3, 4]], Filters(True), "history 0 holds item 99"),
     ([[1]], Filters(deny=[[99]]), r"filters.deny\[0\] names item 99"),
     ([[1]], Filters(allow=[[1], [2]]), "2 lists for 1 histories"),
   ],

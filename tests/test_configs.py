@@ -16,7 +16,7 @@ from holorec_jax.experiment.config import Config, as_config_dict
 from holorec_jax.models import thoughts
 from holorec_jax.models.generator import Generator
 from holorec_jax.quantize import collisions
-from holorec_jax.train.step import batch_loss, init_params
+from holorec_jax.train.objective import GeneratorObjective
 from holorec_jax.types import Batch
 
 FILES = sorted(pathlib.Path(beauty.__file__).parent.glob("*.py"))
@@ -45,7 +45,8 @@ def test_the_network_of_the_paper():
   config = to_dataclass(Config, paper.get_config())
   levels, codes = config.sid.levels, config.sid.codes
   model = Generator(config.model, levels, codes)
-  params = jax.eval_shape(lambda: init_params(model, 0))
+  objective = GeneratorObjective(model, config.loss)
+  params = jax.eval_shape(lambda: objective.init_params(0))
   # Per layer: attention 4 D H K, feed-forward 2 D F, norms D each.
   attention, mlp, norm = 4 * 128 * 6 * 64, 2 * 128 * 1024, 128
   layers = 4 * (attention + mlp + 2 * norm) + 4 * (
@@ -70,8 +71,7 @@ def test_the_network_of_the_paper():
   )
   key = jax.random.key(0)
   loss, metrics = jax.eval_shape(
-    lambda params: batch_loss(params, model, batch, tables, config.loss, key),
-    params,
+    lambda params: objective.loss(params, batch, tables, key), params
   )
   assert loss.shape == ()
   assert f"accuracy/level_{levels - 1}" in metrics

@@ -11,7 +11,7 @@ from holorec_jax.codes import Codes, device_codes
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.generator import Generator
 from holorec_jax.models.thoughts import THOUGHTS
-from holorec_jax.train.step import init_params
+from holorec_jax.train.objective import init_params
 from holorec_jax.types import Batch
 
 # Two histories a row, one of them as short as can be, and empty slots.

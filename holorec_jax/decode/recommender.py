@@ -1,30 +1,25 @@
-"""A trained generator that answers: histories in, items and thoughts out.
+"""A trained system that answers: histories in, items out.
 
 Pads users to fixed batches, so one compiled search serves any number of them.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from holorec_jax import sharding
-from holorec_jax import tree as tree_lib
 from holorec_jax.catalog import Catalog
-from holorec_jax.codes import device_codes
-from holorec_jax.decode import prior, search_tree
-from holorec_jax.decode.filters import live_nodes
+from holorec_jax.decode import prior
+from holorec_jax.decode.batching import Batching, pad
+from holorec_jax.decode.engine import Engine
 from holorec_jax.decode.requests import Filters, Histories, Recommendations
-from holorec_jax.decode.search import make_search
 from holorec_jax.errors import UserError
-from holorec_jax.models.generator import Generator
 from holorec_jax.ranges import check_ranges
-from holorec_jax.types import Batch
 
 WIDEST_BEAM = 1024
 
@@ -64,7 +59,7 @@ class SearchConfig:
 
 
 class Recommender:
-  """One system: generator, parameters, catalogue, compiled searches.
+  """One system: engine, parameters, catalogue, compiled searches.
 
   Attributes:
     catalog: the items, as of the last `set_catalog`.
@@ -72,20 +67,20 @@ class Recommender:
 
   def __init__(
     self,
-    model: Generator,
+    engine: Engine,
     params: dict,
     catalog: Catalog,
     mesh: Mesh,
     max_history: int,
     config: SearchConfig,
   ):
-    self._model = model
+    self._engine = engine
     self._mesh = mesh
     self._config = config
     self._width = max_history
-    self._batch = -(-config.batch // mesh.size) * mesh.size
-    self._capacity: search_tree.Capacity | None = None
-    self._make_search = functools.cache(functools.partial(make_search, model))
+    self._batching = Batching(config.batch, mesh.size)
+    self._make_search = functools.cache(engine.make_search)
+    self._placed: Any = None
     self.set_catalog(catalog)
     self.set_params(params)
 
@@ -97,7 +92,7 @@ class Recommender:
     """Answers from this catalogue from now on; all its items are available.
 
     Args:
-      catalog: of codes that the generator knows, such as the present one with
+      catalog: of codes that the model knows, such as the present one with
         items added or removed.
 
     Returns:
@@ -105,33 +100,17 @@ class Recommender:
       it may grow). Otherwise these grow and the next search compiles again.
 
     Raises:
-      UserError: the generator was made for other codes.
+      UserError: the model was made for another catalogue.
     """
-    model = self._model
-    has = (catalog.codes_IL.shape[1], catalog.num_codes)
-    if has != (model.num_levels, model.num_codes):
-      raise UserError(
-        f"the catalogue has {has[0]} levels of {has[1]} codes, this generator"
-        f" was made for {model.num_levels} levels of {model.num_codes}: load"
-        " the catalogue of the run that trained it"
-      )
-    fits = self._capacity is not None and self._capacity.holds(
-      search_tree.needs(catalog, self._capacity.dense_groups)
+    self._engine.check(catalog)
+    placed = jax.device_put(
+      self._engine.place(catalog), sharding.replicated(self._mesh)
     )
-    if not fits:
-      if self._capacity is not None:
-        logging.info("the catalogue outgrew its arrays; search compiles again")
-      self._capacity = search_tree.with_room(
-        search_tree.needs(catalog), self._config.room
-      )
-    whole = sharding.replicated(self._mesh)
-    capacity = self._capacity
-    assert capacity is not None
+    fits = self._placed is not None and _alike(self._placed, placed)
+    if self._placed is not None and not fits:
+      logging.info("the catalogue outgrew its arrays; search compiles again")
+    self._placed = placed
     self.catalog = catalog
-    codes = device_codes(catalog, "level", capacity.items)
-    self._codes = jax.device_put(codes, whole)
-    tree = search_tree.device_tree(catalog, capacity)
-    self._tree = jax.device_put(tree, whole)
     self.set_available(np.ones(catalog.num_items, bool))
     return fits
 
@@ -147,11 +126,7 @@ class Recommender:
         f" for each of the catalogue's {self.catalog.num_items} items"
       )
     available_I = np.asarray(available_I, bool)
-    room = len(self._tree.leaf_items) - len(available_I)
-    padded = jax.device_put(
-      np.pad(available_I, (0, room)), sharding.replicated(self._mesh)
-    )
-    self._live = live_nodes(self._tree, padded)
+    self._live = self._engine.live(self._placed[1], available_I)
     self._prior_I = prior.score_items(self.catalog)
     self._prior_order = prior.order_items(
       self._prior_I, available_I & self.catalog.active_I
@@ -188,7 +163,7 @@ class Recommender:
       beam = 1 << (k - 1).bit_length()
     items_UK = np.full((len(histories), k), -1, np.int32)
     scores_UK = np.full((len(histories), k), -np.inf, np.float32)
-    for rows in self._batches(len(histories), progress):
+    for rows in self._batching.slices(len(histories), progress):
       items_UK[rows], scores_UK[rows] = self._answer(
         histories, rows, filters, beam, k
       )
@@ -213,10 +188,10 @@ class Recommender:
     if lists is not None:
       # What was seen before the latest items counts, too.
       self._check_known(np.asarray(lists.deny_BT), rows.start)
-    size = self._size(len(histories))
-    columns = sharding.put_rows(_pad((item_BT, lists), size), self._mesh)
+    size = self._batching.size(len(histories))
+    columns = sharding.put_rows(pad((item_BT, lists), size), self._mesh)
     found = self._make_search(beam, k)(
-      self._params, self._codes, self._tree, self._live, *columns
+      self._params, *self._placed, self._live, *columns
     )
     count = rows.stop - rows.start
     return np.asarray(found.item_BK)[:count], np.asarray(found.score_BK)[:count]
@@ -230,100 +205,12 @@ class Recommender:
         f" catalogue has the items 0..{self.catalog.num_items - 1}"
       )
 
-  def thoughts(
-    self, histories: Histories, items_UK: np.ndarray
-  ) -> np.ndarray | None:
-    """What the model thought before each code of the given items.
 
-    Args:
-      histories: of the users.
-      items_UK: items to explain; entries of -1 yield anything.
+def _alike(old, new) -> bool:
+  """Whether what was compiled for the old arrays takes the new ones."""
 
-    Returns:
-      (U, K, L, V) float32 shares of the coarse codes in each thought; None for
-      a system that does not think in codes.
-    """
-    shares = []
-    for rows in self._batches(len(histories), ""):
-      outputs = self._follow(histories, rows, items_UK[rows])
-      if outputs[0].coarse_BNV is None:
-        return None
-      temperature = self._model.config.thought_temperature
-      share_LBKV = [
-        jax.nn.softmax(output.coarse_BNV / temperature) for output in outputs
-      ]
-      share_BKLV = np.stack([np.asarray(s) for s in share_LBKV], axis=2)
-      shares.append(share_BKLV[: rows.stop - rows.start])
-    return np.concatenate(shares)
+  def form(tree):
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [np.shape(leaf) for leaf in leaves]
 
-  def level_accuracy(
-    self, histories: Histories, targets_U: np.ndarray
-  ) -> list[float]:
-    """Share of targets whose fine code ranks first, given the codes before."""
-    hits_L = np.zeros(self._model.num_levels)
-    fine_IL = self.catalog.codes_IL
-    continuations_ILX = None
-    if self._model.config.softmax == "tree":
-      continuations_ILX = tree_lib.continuations(self.catalog.tree)
-    for rows in self._batches(len(histories), ""):
-      target_B1 = targets_U[rows][:, None]
-      outputs = self._follow(histories, rows, target_B1)
-      gold_BL = fine_IL[target_B1[:, 0]]
-      for level, output in enumerate(outputs):
-        logits_BV = np.asarray(output.fine_BNV[: len(gold_BL), 0])
-        if continuations_ILX is not None:
-          packed_BX = continuations_ILX[target_B1[:, 0], level]
-          valid_BV = np.unpackbits(packed_BX, axis=-1, bitorder="little")
-          valid_BV = valid_BV[:, : logits_BV.shape[-1]]
-          logits_BV = np.where(valid_BV, logits_BV, -np.inf)
-        best_B = logits_BV.argmax(axis=-1)
-        hits_L[level] += np.sum(best_B == gold_BL[:, level])
-    return (hits_L / len(histories)).tolist()
-
-  def _follow(self, histories: Histories, rows: slice, item_BK: np.ndarray):
-    """The decoder's outputs along the codes of the given items."""
-    item_BT, target_BK = _pad(
-      (histories.padded(rows, self._width), item_BK),
-      self._size(len(histories)),
-    )
-    last_B1 = np.maximum((item_BT >= 0).sum(axis=1, keepdims=True) - 1, 0)
-    columns = {
-      "item_BT": item_BT,
-      "segment_BT": (item_BT >= 0).astype(np.int32),
-      "last_BN": np.broadcast_to(last_B1, target_BK.shape).astype(np.int32),
-      "target_BN": target_BK,
-      "weight_BN": (target_BK >= 0).astype(np.float32),
-    }
-    batch = Batch(**sharding.put_rows(columns, self._mesh))
-    return self._unroll(self._params, batch, self._codes)
-
-  @functools.cached_property
-  def _unroll(self):
-    def unroll(params, batch, codes):
-      return self._model.apply({"params": params}, batch, codes)
-
-    return jax.jit(unroll)
-
-  def _batches(self, users: int, progress: str) -> Iterator[slice]:
-    starts = range(0, users, self._batch)
-    bar = tqdm(
-      starts, desc=progress, unit="batch", disable=not progress, leave=False
-    )
-    for start in bar:
-      yield slice(start, min(start + self._batch, users))
-
-  def _size(self, users: int) -> int:
-    """Rows of every batch of a call: few distinct ones are compiled."""
-    size = min(self._batch, 1 << (users - 1).bit_length()) if users else 1
-    return -(-size // self._mesh.size) * self._mesh.size
-
-
-def _pad(tree, size: int):
-  """Arrays of fewer rows, filled up with nobody: -1 or False."""
-
-  def pad(rows: np.ndarray) -> np.ndarray:
-    width = ((0, size - len(rows)),) + ((0, 0),) * (rows.ndim - 1)
-    empty = False if rows.dtype == bool else -1
-    return np.pad(rows, width, constant_values=empty)
-
-  return jax.tree.map(pad, tree)
+  return form(old) == form(new)

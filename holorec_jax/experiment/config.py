@@ -15,7 +15,7 @@ from holorec_jax.data.pipeline import PipelineConfig
 from holorec_jax.decode.recommender import SearchConfig
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import metrics
-from holorec_jax.models.config import GeneratorConfig, Thought
+from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.quantize.nested import NestedConfig
 from holorec_jax.train import seal
 from holorec_jax.train.loop import TrainConfig
@@ -25,14 +25,8 @@ from holorec_jax.vectors.assemble import VectorConfig
 
 CONFIG = "config.json"
 
-# System -> (the generator's thought, whether alignment heads train beside).
-SYSTEMS: dict[str, tuple[Thought, bool]] = {
-  "thinking": ("holorec", False),
-  "non_thinking": ("none", True),
-  "pause": ("pause", False),
-  "plain": ("none", False),
-}
-
+# What each one is: `systems.MAKERS`.
+SYSTEMS = ("thinking", "non_thinking", "pause", "plain")
 
 # Artefact of a workdir -> the sections that it is made from.
 MADE_FROM: dict[str, tuple[str, ...]] = {

@@ -16,6 +16,7 @@ from absl import logging
 from holorec_jax import artifacts, config_fields
 from holorec_jax.catalog import Catalog
 from holorec_jax.data import splits
+from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Filters
 from holorec_jax.evaluate import baselines, report, results, targets
@@ -51,17 +52,18 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
   systems, accuracy = {}, {}
   shown: list[dict[str, Any]] = []
   for name in config.systems:
-    recommender = training.load_recommender(
+    recommender, probe = training.load_recommender(
       config, workdir, built, name, steps[name]
     )
     systems[name] = {
       split: _lists(recommender, part, f"{name}, {split}")
       for split, part in rows.items()
     }
-    accuracy[f"fine codes, {name}"] = recommender.level_accuracy(
-      training.histories_of(rows["valid"]), rows["valid"].items_U
-    )
-    shown = shown or _examples(config, data, built, recommender, rows["test"])
+    if probe is not None:
+      accuracy[f"fine codes, {name}"] = probe.level_accuracy(
+        training.histories_of(rows["valid"]), rows["valid"].items_U
+      )
+    shown = shown or _examples(data, built, recommender, probe, rows["test"])
   floors = baselines.baseline_lists(
     data.dataset, data.split, rows["test"], config.search.k
   )
@@ -92,10 +94,10 @@ def _lists(
 
 
 def _examples(
-  config: Config,
   data: Data,
   built: Catalog,
   recommender: Recommender,
+  probe: Probe | None,
   rows: targets.Targets,
 ) -> list[dict[str, Any]]:
   """Recommendations to a few test users, the same in every run."""
@@ -106,6 +108,7 @@ def _examples(
     built,
     examples.name_all(data.dataset, built),
     recommender,
+    probe,
     training.histories_of(rows),
     data.dataset.user_ids[rows.users_U],
     rows.items_U.tolist(),

@@ -12,6 +12,7 @@ import numpy as np
 
 from holorec_jax.catalog import Catalog
 from holorec_jax.data.schema import Dataset
+from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Filters, Histories
 from holorec_jax.evaluate import naming
@@ -56,6 +57,7 @@ def make_examples(
   catalog: Catalog,
   names: CodeNames,
   recommender: Recommender,
+  probe: Probe | None,
   histories: Histories,
   user_ids: Sequence[str],
   targets: Sequence[int | None],
@@ -69,6 +71,7 @@ def make_examples(
     catalog: codes.
     names: of the codes.
     recommender: the system that answers.
+    probe: of its levels; None: it has none, and chains are empty.
     histories: one per user.
     user_ids: external ids.
     targets: the item that came next, or None where nobody knows.
@@ -80,7 +83,7 @@ def make_examples(
   """
   found = recommender.recommend(histories, Filters(exclude_seen), shown)
   items_UK, scores_UK = found.items_UK, found.scores_UK
-  share_UKLV = recommender.thoughts(histories, items_UK)
+  share_UKLV = None if probe is None else probe.thoughts(histories, items_UK)
   examples = []
   for user, (user_id, target) in enumerate(zip(user_ids, targets)):
     start, end = histories.starts_U[user], histories.ends_U[user]
@@ -96,7 +99,9 @@ def make_examples(
           "item": str(dataset.item_ids[item]),
           "score": float(scores_UK[user, place]),
           "hit": target is not None and int(item) == int(target),
-          "chain": _chain(catalog.codes_IL[item], share_LV, names),
+          "chain": []
+          if probe is None
+          else _chain(catalog.codes_IL[item], share_LV, names),
         }
       )
     examples.append(

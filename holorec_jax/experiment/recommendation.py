@@ -20,6 +20,7 @@ import numpy as np
 
 from holorec_jax import artifacts, config_fields
 from holorec_jax.data.schema import Dataset
+from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Histories
 from holorec_jax.errors import UserError
@@ -36,6 +37,7 @@ class Run:
 
   Attributes:
     recommender: answers in item numbers.
+    probe: of its levels, for chains of thought; None where it has none.
     dataset: external ids of items and users by number, histories, titles.
     config: of the run.
     made_from: what the answers follow from, as JSON: the system's name, hashes
@@ -43,6 +45,7 @@ class Run:
   """
 
   recommender: Recommender
+  probe: Probe | None
   dataset: Dataset
   config: Config
   made_from: dict[str, Any]
@@ -102,7 +105,9 @@ def load_run(config: Config, workdir: pathlib.Path, system: str = "") -> Run:
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
   step = training.best_steps(config, workdir, data, sids_content)[system]
-  recommender = training.load_recommender(config, workdir, built, system, step)
+  recommender, probe = training.load_recommender(
+    config, workdir, built, system, step
+  )
   folder = training.system_folder(config, workdir, system) / "checkpoints"
   made_from = {
     "system": system,
@@ -114,7 +119,7 @@ def load_run(config: Config, workdir: pathlib.Path, system: str = "") -> Run:
     },
     "config": config.section("catalog", "input", "model", "search"),
   }
-  return Run(recommender, data.dataset, config, made_from)
+  return Run(recommender, probe, data.dataset, config, made_from)
 
 
 def recommend(
@@ -153,6 +158,7 @@ def recommend(
     run.recommender.catalog,
     examples.name_all(run.dataset, run.recommender.catalog),
     run.recommender,
+    run.probe,
     run.histories(rows_U),
     user_ids[rows_U].tolist(),
     [None] * len(rows_U),

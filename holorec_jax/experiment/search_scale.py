@@ -113,7 +113,7 @@ def time_evaluation(
   built = random_catalog(BEAUTY_ITEMS, config)
   ours = Ours(mode, config, mode, built)
   recommender = Recommender(
-    ours.model,
+    ours.engine,
     ours.params,
     built,
     sharding.make_mesh(),

@@ -27,8 +27,7 @@ from holorec_jax.decode.search_tree import device_tree
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import ceiling, search_work, timing
 from holorec_jax.experiment.config import Config
-from holorec_jax.experiment.training import make_generator
-from holorec_jax.train.step import init_params
+from holorec_jax.experiment.systems import make_system
 
 MODES = ("non_thinking", "thinking", "pause")
 PAPER_HISTORY = 20
@@ -90,12 +89,15 @@ class Ours:
 
   def __init__(self, name: str, config: Config, mode: str, built: Catalog):
     self.name = name
-    self.model = make_generator(config, built, mode)
+    system = make_system(config, built, mode)
+    assert system.generator is not None  # modes are the generator's
+    self.model = system.generator
+    self.engine = system.engine
     self.beam = config.search.beam
     self.mesh = sharding.make_mesh()
     self._built = built
     whole = sharding.replicated(self.mesh)
-    params = jax.jit(lambda: init_params(self.model, 0))()
+    params = jax.jit(lambda: system.objective.init_params(0))()
     self.params = jax.device_put(params, whole)
     self.codes = jax.device_put(device_codes(built, "level"), whole)
     self._tree = jax.device_put(device_tree(built), whole)

@@ -1,6 +1,5 @@
 """The training stage: dataset/ and sids/ -> checkpoints/ of every system."""
 
-import dataclasses
 import pathlib
 
 import jax
@@ -10,15 +9,15 @@ from absl import logging
 from holorec_jax import artifacts, catalog, config_fields, sharding
 from holorec_jax.codes import device_codes
 from holorec_jax.data import pipeline
+from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Histories
 from holorec_jax.evaluate import metrics, targets
 from holorec_jax.experiment import preparation
-from holorec_jax.experiment.config import SYSTEMS, Config
+from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.preparation import Data
-from holorec_jax.models.generator import Generator
+from holorec_jax.experiment.systems import make_system
 from holorec_jax.train import checkpoint, loop, seal
-from holorec_jax.train.step import init_params
 
 
 def system_folder(
@@ -26,19 +25,6 @@ def system_folder(
 ) -> pathlib.Path:
   """The headline system lies in the workdir, others in systems/NAME."""
   return workdir if name == config.systems[0] else workdir / "systems" / name
-
-
-def make_generator(
-  config: Config, built: catalog.Catalog, name: str
-) -> Generator:
-  """The generator of one system of SYSTEMS."""
-  thought, aligned = SYSTEMS[name]
-  return Generator(
-    config=dataclasses.replace(config.model, thought=thought),
-    num_levels=built.codes_IL.shape[1],
-    num_codes=built.num_codes,
-    num_aligned=built.sids_IRL.shape[1] - 1 if aligned else 0,
-  )
 
 
 def histories_of(rows: targets.Targets) -> Histories:
@@ -119,7 +105,7 @@ def _train_system(
   folder: pathlib.Path,
 ) -> None:
   mesh = sharding.make_mesh()
-  model = make_generator(config, built, name)
+  system = make_system(config, built, name)
   source = pipeline.make_source(
     data.dataset, data.split, config.input, mesh.size
   )
@@ -134,7 +120,7 @@ def _train_system(
   sample = np.random.default_rng(config.train.seed).permutation(len(rows))
   rows = rows.take(np.sort(sample[: config.train.valid_users]))
   recommender = Recommender(
-    model,
+    system.engine,
     {},  # every validation brings its own parameters
     built,
     mesh,
@@ -154,12 +140,11 @@ def _train_system(
     device_codes(built, config.model.softmax), sharding.replicated(mesh)
   )
   progress = loop.train(
-    model,
+    system.objective,
     source,
     codes,
     validate,
     mesh,
-    config.loss,
     config.optim,
     config.train,
     folder,
@@ -181,17 +166,24 @@ def load_recommender(
   built: catalog.Catalog,
   name: str,
   step: int,
-) -> Recommender:
-  """One system, ready to answer from a checkpoint of `best_steps`."""
-  model = make_generator(config, built, name)
-  target = jax.eval_shape(lambda: init_params(model, 0))
+) -> tuple[Recommender, Probe | None]:
+  """One system, ready to answer from a checkpoint of `best_steps`.
+
+  Beside the recommender the probe of its levels, where it has some.
+  """
+  system = make_system(config, built, name)
+  target = jax.eval_shape(lambda: system.objective.init_params(0))
   params = checkpoint.restore_params(
     system_folder(config, workdir, name) / "checkpoints",
     step,
     target,
     field="average",
   )
-  mesh = sharding.make_mesh()
-  return Recommender(
-    model, params, built, mesh, config.input.max_history, config.search
+  mesh, width = sharding.make_mesh(), config.input.max_history
+  recommender = Recommender(
+    system.engine, params, built, mesh, width, config.search
   )
+  probe = None
+  if system.generator is not None:
+    probe = Probe(system.generator, params, built, mesh, width)
+  return recommender, probe

@@ -23,7 +23,7 @@ from holorec_jax.data import pipeline, splits
 from holorec_jax.experiment import ceiling, timing
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.speed_cases import Case
-from holorec_jax.experiment.training import make_generator
+from holorec_jax.experiment.systems import make_system
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.train.optimizer import make_optimizer
 from holorec_jax.train.step import init_state, make_train_step
@@ -84,19 +84,21 @@ class Trainee:
 
   def __init__(self, config: Config, items: int, mesh: jax.sharding.Mesh):
     self.catalog = random_catalog(items, config)
-    model = make_generator(config, self.catalog, config.systems[0])
-    self.config = model.config
+    system = make_system(config, self.catalog, config.systems[0])
+    assert system.generator is not None  # the cases' systems have levels
+    self.config = system.generator.config
     optimizer = make_optimizer(config.optim, total_steps=1000)
-    self._state = init_state(model, optimizer, config.train.seed, mesh)
+    self._state = init_state(
+      system.objective, optimizer, config.train.seed, mesh
+    )
     self._codes = jax.device_put(
       device_codes(self.catalog, config.model.softmax),
       sharding.replicated(mesh),
     )
     self._mesh = mesh
     self._step: Any = make_train_step(
-      model,
+      system.objective,
       optimizer,
-      config.loss,
       mesh,
       config.train.seed,
       config.optim.average_decay,

@@ -23,10 +23,9 @@ from holorec_jax import sharding
 from holorec_jax.codes import Codes
 from holorec_jax.data.pipeline import make_iterator
 from holorec_jax.errors import UserError
-from holorec_jax.models.generator import Generator
 from holorec_jax.ranges import check_ranges
 from holorec_jax.train.checkpoint import Checkpointer
-from holorec_jax.train.losses import LossConfig
+from holorec_jax.train.objective import Objective
 from holorec_jax.train.optimizer import OptimConfig, make_optimizer
 from holorec_jax.train.step import init_state, make_train_step
 from holorec_jax.train.writers import MetricWriter
@@ -174,12 +173,11 @@ def _restore(
 
 
 def train(
-  model: Generator,
+  objective: Objective,
   source: Any,
   codes: Codes,
   validate: Callable[[dict], dict[str, float]],
   mesh: Mesh,
-  loss_config: LossConfig,
   optim_config: OptimConfig,
   config: TrainConfig,
   folder: pathlib.Path,
@@ -188,12 +186,11 @@ def train(
   """Trains from the newest checkpoint, or from scratch, to the end.
 
   Args:
-    model: the generator.
+    objective: the model and its loss.
     source: batches, from `data.pipeline.make_source`.
     codes: the catalogue's codes on device.
     validate: averaged parameters -> metrics, `METRIC` among them.
     mesh: where to train.
-    loss_config: loss weights.
     optim_config: optimiser and schedule.
     config: length and rhythm.
     folder: gets `checkpoints/`, `metrics.jsonl` and TensorBoard events.
@@ -208,15 +205,14 @@ def train(
   """
   total_steps = config.epochs * source.batches_per_epoch
   optimizer = make_optimizer(optim_config, total_steps)
-  state = init_state(model, optimizer, config.seed, mesh)
+  state = init_state(objective, optimizer, config.seed, mesh)
   with Checkpointer(folder / "checkpoints", last=config.checkpoints) as saver:
     state, start_step, progress, iterator = _restore(saver, state, source, name)
     if progress.finished:
       return progress
     train_step = make_train_step(
-      model,
+      objective,
       optimizer,
-      loss_config,
       mesh,
       config.seed,
       optim_config.average_decay,

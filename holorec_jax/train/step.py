@@ -5,7 +5,6 @@ here and nowhere else; norms, softmaxes and losses stay float32.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,7 @@ from jax.sharding import Mesh
 
 from holorec_jax import sharding
 from holorec_jax.codes import Codes
-from holorec_jax.models.generator import Generator
-from holorec_jax.train.losses import LossConfig, generator_loss
+from holorec_jax.train.objective import Objective
 from holorec_jax.types import Batch, TrainState
 
 
@@ -24,22 +22,16 @@ def cast(params: dict, dtype: str) -> dict:
   return jax.tree.map(lambda p: p.astype(dtype), params)
 
 
-def init_params(model: Generator, seed: int) -> dict:
-  """Float32 parameters; shapes depend on the model alone."""
-  one = jnp.zeros((1, 1), jnp.int32)
-  batch = Batch(one, one + 1, one, one, one.astype(jnp.float32))
-  fine_IL = jnp.zeros((1, model.num_levels), jnp.int32)
-  codes = Codes(fine_IL[:, None], fine_IL, fine_IL.astype(jnp.float32))
-  return model.init(jax.random.key(seed), batch, codes)["params"]
-
-
 def init_state(
-  model: Generator, optimizer: optax.GradientTransformation, seed: int, mesh
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  mesh: Mesh,
 ) -> TrainState:
   """A fresh state, replicated over the mesh."""
 
   def create():
-    params = init_params(model, seed)
+    params = objective.init_params(seed)
     return TrainState(
       step=jnp.int32(0),
       params=params,
@@ -50,44 +42,9 @@ def init_state(
   return jax.jit(create, out_shardings=sharding.replicated(mesh))()
 
 
-def batch_loss(
-  params: dict,
-  model: Generator,
-  batch: Batch,
-  codes: Codes,
-  loss_config: LossConfig,
-  dropout_key: jax.Array | None,
-  dtype: str = "float32",
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Mean loss per target and summed metrics; no dropout without a key."""
-  rngs = None if dropout_key is None else {"dropout": dropout_key}
-  params = cast(params, dtype)
-  outputs: Any = model.apply(
-    {"params": params},
-    batch,
-    codes,
-    deterministic=dropout_key is None,
-    rngs=rngs,
-  )
-  continuations_BNLX = None
-  if codes.continuations_ILX is not None:
-    continuations_BNLX = codes.continuations_ILX[batch.target_BN]
-  loss, metrics = generator_loss(
-    outputs,
-    codes.fine_IL[batch.target_BN],
-    codes.sids_IRL[batch.target_BN],
-    batch.weight_BN,
-    params["code_embedding"],
-    loss_config,
-    continuations_BNLX,
-  )
-  return loss / jnp.maximum(metrics["targets"], 1.0), metrics
-
-
 def make_train_step(
-  model: Generator,
+  objective: Objective,
   optimizer: optax.GradientTransformation,
-  loss_config: LossConfig,
   mesh: Mesh,
   seed: int,
   average_decay: float,
@@ -97,9 +54,11 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch, codes: Codes):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    grads, metrics = jax.grad(batch_loss, has_aux=True)(
-      state.params, model, batch, codes, loss_config, key, dtype
-    )
+
+    def loss(params):
+      return objective.loss(cast(params, dtype), batch, codes, key)
+
+    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # Early on, an average over the steps done so far, not over the start.

@@ -6,7 +6,9 @@ import tiny_models as tiny
 
 from holorec_jax import sharding
 from holorec_jax.catalog import add_items, remove_items
+from holorec_jax.decode.engine import TreeEngine
 from holorec_jax.decode.exhaustive import score_all
+from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender, SearchConfig
 from holorec_jax.decode.requests import Filters, Histories, make_histories
 from holorec_jax.errors import UserError
@@ -20,7 +22,7 @@ def system():
   """A recommender for batches of eight, and eleven users' histories."""
   model, params = tiny.make_model(CATALOG, thought="holorec")
   recommender = Recommender(
-    model,
+    TreeEngine(model),
     params,
     CATALOG,
     sharding.make_mesh(),
@@ -96,9 +98,10 @@ def test_new_parameters_answer_at_once(system):
 
 
 def test_thoughts_and_level_accuracy_follow_the_items_codes(system):
-  _, _, recommender, histories = system
+  model, params, recommender, histories = system
+  probe = Probe(model, params, CATALOG, sharding.make_mesh(), WIDTH)
   items_UK = np.arange(USERS * 2).reshape(USERS, 2).astype(np.int32) % 12
-  shares = recommender.thoughts(histories, items_UK)
+  shares = probe.thoughts(histories, items_UK)
   assert shares.shape == (USERS, 2, 2, 4)
   np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
   # The first thought does not know the item yet, the second does.
@@ -106,7 +109,7 @@ def test_thoughts_and_level_accuracy_follow_the_items_codes(system):
   assert np.abs(shares[:, 0, 1] - shares[:, 1, 1]).max() > 1e-3
 
   answer = recommender.recommend(histories)
-  accuracy = recommender.level_accuracy(histories, answer.items_UK[:, 0])
+  accuracy = probe.level_accuracy(histories, answer.items_UK[:, 0])
   assert len(accuracy) == 2 and all(0 <= share <= 1 for share in accuracy)
   # Chance is a quarter; the best items' codes are mostly the likeliest.
   assert min(accuracy) > 0.5
@@ -115,28 +118,22 @@ def test_thoughts_and_level_accuracy_follow_the_items_codes(system):
 
 def test_a_system_that_does_not_think_in_codes_has_no_thoughts():
   model, params = tiny.make_model(CATALOG, thought="pause")
-  recommender = Recommender(
-    model,
-    params,
-    CATALOG,
-    sharding.make_mesh(),
-    max_history=WIDTH,
-    config=SearchConfig(beam=2, k=2, batch=8),
-  )
+  probe = Probe(model, params, CATALOG, sharding.make_mesh(), WIDTH)
   histories = Histories(np.array([1, 2]), np.array([0]), np.array([2]))
-  assert recommender.thoughts(histories, np.array([[3]], np.int32)) is None
+  assert probe.thoughts(histories, np.array([[3]], np.int32)) is None
 
 
 def make_recommender(catalog=CATALOG, model=None, params=None, **search):
   if model is None:
     model, params = tiny.make_model(catalog)
+  config = SearchConfig(**{"beam": 4, "k": 4, "batch": 8} | search)
   return Recommender(
-    model,
+    TreeEngine(model, config.room),
     params,
     catalog,
     sharding.make_mesh(),
     max_history=WIDTH,
-    config=SearchConfig(**{"beam": 4, "k": 4, "batch": 8} | search),
+    config=config,
   )
 
 

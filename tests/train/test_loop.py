@@ -24,6 +24,7 @@ from holorec_jax.models.generator import Generator
 from holorec_jax.train import loop
 from holorec_jax.train.checkpoint import Checkpointer
 from holorec_jax.train.losses import LossConfig
+from holorec_jax.train.objective import GeneratorObjective
 from holorec_jax.train.optimizer import OptimConfig, make_optimizer
 from holorec_jax.train.seal import rank_by_metric
 from holorec_jax.train.step import init_state
@@ -32,6 +33,7 @@ from holorec_jax.train.writers import read_metrics
 # The least of networks: what is trained does not matter here.
 CATALOG = tiny.make_catalog(20, levels=1, codes=20)
 MODEL = Generator(tiny.make_config(dropout=0.1, encoder_layers=0), 1, 20)
+OBJECTIVE = GeneratorObjective(MODEL, LossConfig())
 OPTIM = OptimConfig(learning_rate=0.01, average_decay=0.9)
 TRAIN = loop.TrainConfig(
   epochs=5, evaluate_every=1, patience=9, log_every=2, seed=3
@@ -77,12 +79,11 @@ def measure(params) -> dict[str, float]:
 def train(folder, validate=measure, optim=OPTIM, **changes) -> loop.Progress:
   mesh = sharding.make_mesh(jax.devices()[:2])
   return loop.train(
-    MODEL,
+    OBJECTIVE,
     make_batches(),
     jax.device_put(tiny.make_codes(CATALOG), sharding.replicated(mesh)),
     validate,
     mesh,
-    LossConfig(),
     optim,
     dataclasses.replace(TRAIN, **changes),
     pathlib.Path(folder),
@@ -93,7 +94,7 @@ def read_state(folder: pathlib.Path):
   """The newest checkpoint."""
   mesh = sharding.make_mesh(jax.devices()[:2])
   target = jax.eval_shape(
-    lambda: init_state(MODEL, make_optimizer(OPTIM, 1), 0, mesh)
+    lambda: init_state(OBJECTIVE, make_optimizer(OPTIM, 1), 0, mesh)
   )
   with Checkpointer(folder / "checkpoints") as checkpointer:
     return checkpointer.restore(target)

@@ -9,10 +9,9 @@ import tiny_models as tiny
 
 from holorec_jax import sharding
 from holorec_jax.train.losses import LossConfig
+from holorec_jax.train.objective import GeneratorObjective, init_params
 from holorec_jax.train.step import (
-  batch_loss,
   cast,
-  init_params,
   make_train_step,
 )
 from holorec_jax.types import Batch, TrainState
@@ -50,7 +49,9 @@ def run_steps(devices: int, steps: int, average_decay: float = 0.5):
     opt_state=optimizer.init(params),
   )
   state, codes = jax.device_put((state, CODES), sharding.replicated(mesh))
-  step = make_train_step(model, optimizer, LossConfig(), mesh, 0, average_decay)
+  step = make_train_step(
+    GeneratorObjective(model, LossConfig()), optimizer, mesh, 0, average_decay
+  )
   states, metrics = [jax.device_get(state)], []
   for number in range(steps):
     batch = sharding.put_rows(make_batch(number), mesh)
@@ -109,9 +110,10 @@ def test_metrics_are_sums_over_targets(alone):
 
 def test_loss_is_a_mean_over_targets_and_empty_batches_are_harmless():
   model, params = tiny.make_model(CATALOG)
+  objective = GeneratorObjective(model, LossConfig())
 
   def loss(params, batch):
-    return batch_loss(params, model, batch, CODES, LossConfig(), None)[0]
+    return objective.loss(params, batch, CODES, None)[0]
 
   run = tiny.jit(jax.value_and_grad(loss))
   batch = make_batch(0)
@@ -130,11 +132,11 @@ def test_loss_is_a_mean_over_targets_and_empty_batches_are_harmless():
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
   model, params = tiny.make_model(CATALOG, thought="holorec")
+  objective = GeneratorObjective(model, LossConfig())
 
   def run(params, dtype):
-    return batch_loss(
-      params, model, make_batch(0), CODES, LossConfig(), None, dtype
-    )[0]
+    params = cast(params, dtype)
+    return objective.loss(params, make_batch(0), CODES, None)[0]
 
   exact = tiny.jit(run, static_argnums=1)(params, "float32")
   run = tiny.jit(jax.value_and_grad(run), static_argnums=1)

@@ -1,0 +1,117 @@
+"""What a generator computes along the codes of given items.
+
+Search keeps only what ranks items; thoughts and the accuracy of each level are
+read from the same steps with an item's codes fed.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from holorec_jax import sharding
+from holorec_jax import tree as tree_lib
+from holorec_jax.catalog import Catalog
+from holorec_jax.codes import device_codes
+from holorec_jax.decode.batching import Batching, pad
+from holorec_jax.decode.requests import Histories
+from holorec_jax.models.generator import Generator
+from holorec_jax.types import Batch
+
+BATCH = 256
+
+
+class Probe:
+  """A generator with parameters and a catalogue."""
+
+  def __init__(
+    self,
+    model: Generator,
+    params: dict,
+    catalog: Catalog,
+    mesh: Mesh,
+    max_history: int,
+  ):
+    whole = sharding.replicated(mesh)
+    self.catalog = catalog
+    self._model = model
+    self._mesh = mesh
+    self._width = max_history
+    self._batching = Batching(BATCH, mesh.size)
+    self._params = jax.device_put(params, whole)
+    self._codes = jax.device_put(device_codes(catalog, "level"), whole)
+
+  def thoughts(
+    self, histories: Histories, items_UK: np.ndarray
+  ) -> np.ndarray | None:
+    """What the model thought before each code of the given items.
+
+    Args:
+      histories: of the users.
+      items_UK: items to explain; entries of -1 yield anything.
+
+    Returns:
+      (U, K, L, V) float32 shares of the coarse codes in each thought; None for
+      a system that does not think in codes.
+    """
+    shares = []
+    for rows in self._batching.slices(len(histories)):
+      outputs = self._follow(histories, rows, items_UK[rows])
+      if outputs[0].coarse_BNV is None:
+        return None
+      temperature = self._model.config.thought_temperature
+      share_LBKV = [
+        jax.nn.softmax(output.coarse_BNV / temperature) for output in outputs
+      ]
+      share_BKLV = np.stack([np.asarray(s) for s in share_LBKV], axis=2)
+      shares.append(share_BKLV[: rows.stop - rows.start])
+    return np.concatenate(shares)
+
+  def level_accuracy(
+    self, histories: Histories, targets_U: np.ndarray
+  ) -> list[float]:
+    """Share of targets whose fine code ranks first, given the codes before."""
+    hits_L = np.zeros(self._model.num_levels)
+    fine_IL = self.catalog.codes_IL
+    continuations_ILX = None
+    if self._model.config.softmax == "tree":
+      continuations_ILX = tree_lib.continuations(self.catalog.tree)
+    for rows in self._batching.slices(len(histories)):
+      target_B1 = targets_U[rows][:, None]
+      outputs = self._follow(histories, rows, target_B1)
+      gold_BL = fine_IL[target_B1[:, 0]]
+      for level, output in enumerate(outputs):
+        logits_BV = np.asarray(output.fine_BNV[: len(gold_BL), 0])
+        if continuations_ILX is not None:
+          packed_BX = continuations_ILX[target_B1[:, 0], level]
+          valid_BV = np.unpackbits(packed_BX, axis=-1, bitorder="little")
+          valid_BV = valid_BV[:, : logits_BV.shape[-1]]
+          logits_BV = np.where(valid_BV, logits_BV, -np.inf)
+        best_B = logits_BV.argmax(axis=-1)
+        hits_L[level] += np.sum(best_B == gold_BL[:, level])
+    return (hits_L / len(histories)).tolist()
+
+  def _follow(self, histories: Histories, rows: slice, item_BK: np.ndarray):
+    """The decoder's outputs along the codes of the given items."""
+    item_BT, target_BK = pad(
+      (histories.padded(rows, self._width), item_BK),
+      self._batching.size(len(histories)),
+    )
+    last_B1 = np.maximum((item_BT >= 0).sum(axis=1, keepdims=True) - 1, 0)
+    columns = {
+      "item_BT": item_BT,
+      "segment_BT": (item_BT >= 0).astype(np.int32),
+      "last_BN": np.broadcast_to(last_B1, target_BK.shape).astype(np.int32),
+      "target_BN": target_BK,
+      "weight_BN": (target_BK >= 0).astype(np.float32),
+    }
+    batch = Batch(**sharding.put_rows(columns, self._mesh))
+    return self._unroll(self._params, batch, self._codes)
+
+  @functools.cached_property
+  def _unroll(self):
+    def unroll(params, batch, codes):
+      return self._model.apply({"params": params}, batch, codes)
+
+    return jax.jit(unroll)

@@ -94,7 +94,7 @@ CASES = flags.DEFINE_multi_enum(
 SEARCH_CASES = flags.DEFINE_multi_enum(
   "search_case",
   ["modes", "comparison", "catalogue", "evaluation"],
-  ["modes", "comparison", "catalogue", "evaluation"],
+  ["modes", "comparison", "catalogue", "evaluation", "large"],
   "Which cases of `search`; may be given more than once.",
 )
 ITEMS = flags.DEFINE_multi_integer(
@@ -228,6 +228,28 @@ def run_search(config: Config) -> Iterator[timing.Result]:
       "non_thinking",
       search_speed.PAPER_HISTORY,
     )
+
+  if "large" in SEARCH_CASES.value:
+    yield search_scale.time_large(large_config(config), items[0], repeats)
+
+
+def large_config(config: Config) -> Config:
+  """The case `large`: a network for an accelerator."""
+  on_cpu = jax.default_backend() == "cpu"
+  return dataclasses.replace(
+    config,
+    model=GeneratorConfig(
+      d_model=1024,
+      num_heads=16,
+      head_dim=64,
+      d_ff=4096,
+      encoder_layers=8,
+      decoder_layers=8,
+    ),
+    search=dataclasses.replace(
+      config.search, beam=200, dtype="float32" if on_cpu else "bfloat16"
+    ),
+  )
 
 
 def run_quantize(config: Config) -> Iterator[timing.Result]:

@@ -19,6 +19,7 @@ from holorec_jax.decode.batching import Batching, pad
 from holorec_jax.decode.engine import Engine
 from holorec_jax.decode.requests import Filters, Histories, Recommendations
 from holorec_jax.errors import UserError
+from holorec_jax.precision import Dtype, cast
 from holorec_jax.ranges import check_ranges
 
 WIDEST_BEAM = 1024
@@ -34,12 +35,14 @@ class SearchConfig:
     batch: users searched at once; fewer are padded to a power of two.
     room: share by which the catalogue may grow before search, whose arrays are
       that much longer, compiles again.
+    dtype: compute dtype; scores are float32.
   """
 
   beam: int = 20
   k: int = 20
   batch: int = 256
   room: float = 0.0
+  dtype: Dtype = "float32"
 
   def __post_init__(self):
     check_ranges(
@@ -86,7 +89,8 @@ class Recommender:
 
   def set_params(self, params: dict) -> None:
     """Answers with these parameters from now on; nothing is compiled again."""
-    self._params = jax.device_put(params, sharding.replicated(self._mesh))
+    params = jax.device_put(params, sharding.replicated(self._mesh))
+    self._params = cast(params, self._config.dtype)
 
   def set_catalog(self, catalog: Catalog) -> bool:
     """Answers from this catalogue from now on; all its items are available.

@@ -4,8 +4,10 @@ catalogue   the published network over catalogues of growing size: without
             constraint, with it, and with all filters
 evaluation  all users of a data set of Beauty's size, by the recommender that
             evaluates: padding, transfers and all
+large       milliseconds of a batch on an accelerator, by a larger network
 """
 
+import dataclasses
 import statistics
 import time
 
@@ -30,6 +32,7 @@ from holorec_jax.experiment.search_speed import (
 )
 
 BEAUTY_USERS, BEAUTY_ITEMS = 22_363, 12_101
+LARGE_HISTORY, LARGE_BATCHES = 64, (1, 16)
 
 
 def unconstrained(name: str, ours: Ours, item_BT: np.ndarray) -> Side:
@@ -104,6 +107,37 @@ def _overhead(row: timing.Row, free: timing.Row) -> float:
   """Further time, turn by turn: what disturbs one side disturbs the next."""
   turns = zip(row["seconds"], free["seconds"])
   return statistics.median(taken / least for taken, least in turns) - 1
+
+
+def time_large(config: Config, items: int, repeats: int) -> timing.Result:
+  """The case `large`: milliseconds of a batch of 1 and of 16 users.
+
+  A network of 8 + 8 layers of width 1,024 with 200 beams, histories of 256 code
+  tokens, on an accelerator in bfloat16. The published figures that it stands
+  beside are of 8 layers without a catalogue.
+  """
+  built = random_catalog(items, config)
+  dtype = config.search.dtype
+  rows: list[timing.Row] = []
+  for mode in ("non_thinking", "thinking"):
+    ours = Ours(mode, config, mode, built)
+    sides = [
+      dataclasses.replace(
+        ours.side(draw_histories(items, users, LARGE_HISTORY)),
+        name=f"{mode}, B = {users}",
+      )
+      for users in LARGE_BATCHES
+    ]
+    rows += time_sides("large", sides, repeats, dtype)
+  one, many, *_ = rows
+  return timing.Result(
+    rows,
+    {
+      "large/ms_batch_1": one["ms_per_batch"],
+      "large/ms_batch_16": many["ms_per_batch"],
+      "large/share_of_limit_batch_16": many["matmul_share"],
+    },
+  )
 
 
 def time_evaluation(

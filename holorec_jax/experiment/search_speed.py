@@ -28,6 +28,7 @@ from holorec_jax.errors import UserError
 from holorec_jax.experiment import ceiling, search_work, timing
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.systems import make_system
+from holorec_jax.precision import Dtype, cast
 
 MODES = ("non_thinking", "thinking", "pause")
 PAPER_HISTORY = 20
@@ -94,10 +95,12 @@ class Ours:
     self.model = system.generator
     self.engine = system.engine
     self.beam = config.search.beam
+    self._dtype = config.search.dtype
     self.mesh = sharding.make_mesh()
     self._built = built
     whole = sharding.replicated(self.mesh)
-    params = jax.jit(lambda: system.objective.init_params(0))()
+    init = lambda: cast(system.objective.init_params(0), config.search.dtype)  # noqa: E731
+    params = jax.jit(init)()
     self.params = jax.device_put(params, whole)
     self.codes = jax.device_put(device_codes(built, "level"), whole)
     self._tree = jax.device_put(device_tree(built), whole)
@@ -122,6 +125,7 @@ class Ours:
       self._built.num_codes,
       self.beam,
       len(item_BT),
+      self._dtype,
     )
     return Side(
       self.name,
@@ -152,9 +156,11 @@ class Ours:
     return Side(name, run, users)
 
 
-def time_sides(case: str, sides: list[Side], repeats: int) -> list[timing.Row]:
+def time_sides(
+  case: str, sides: list[Side], repeats: int, dtype: Dtype = "float32"
+) -> list[timing.Row]:
   """Rows of the sides, after turns that a matrix product takes part in."""
-  product = ceiling.Product(sharding.make_mesh())
+  product = ceiling.Product(sharding.make_mesh(), dtype)
   runs = [side.run for side in sides] + [product.run]
   *seconds, product_seconds = timing.take_turns(runs, repeats, case)
   speed = product.speed(product_seconds)

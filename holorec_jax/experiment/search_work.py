@@ -8,8 +8,9 @@ a plain product's speed is then that of the arithmetic limit of the work.
 import dataclasses
 
 from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.precision import Dtype
 
-FLOAT32 = 4
+ITEM_SIZE: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Shape:
     codes: V.
     beam: M.
     users: B, who share the reading of the weights.
+    dtype: of weights and context.
   """
 
   history: int
@@ -29,6 +31,7 @@ class Shape:
   codes: int
   beam: int
   users: int
+  dtype: Dtype = "float32"
 
 
 def _context_tokens(config: GeneratorConfig, shape: Shape) -> int:
@@ -84,4 +87,4 @@ def bytes_per_user(config: GeneratorConfig, shape: Shape) -> float:
   weights = config.encoder_layers * _layer_weights(config, 1)
   weights += steps * config.decoder_layers * _layer_weights(config, 2)
   keys_values = 2 * context * inner * config.decoder_layers
-  return FLOAT32 * (weights / shape.users + steps * keys_values)
+  return ITEM_SIZE[shape.dtype] * (weights / shape.users + steps * keys_values)

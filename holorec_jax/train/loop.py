@@ -11,7 +11,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import grain.python as grain
 import jax
@@ -23,6 +23,7 @@ from holorec_jax import sharding
 from holorec_jax.codes import Codes
 from holorec_jax.data.pipeline import make_iterator
 from holorec_jax.errors import UserError
+from holorec_jax.precision import Dtype
 from holorec_jax.ranges import check_ranges
 from holorec_jax.train.checkpoint import Checkpointer
 from holorec_jax.train.objective import Objective
@@ -55,7 +56,7 @@ class TrainConfig:
   valid_users: int = 2000
   log_every: int = 20
   checkpoints: int = 2
-  dtype: Literal["float32", "bfloat16"] = "float32"
+  dtype: Dtype = "float32"
   seed: int = 0
 
   def __post_init__(self):

@@ -1,8 +1,4 @@
-"""The one jitted training step, and the one dtype policy.
-
-Parameters and optimiser state are float32. They are cast to the compute dtype
-here and nowhere else; norms, softmaxes and losses stay float32.
-"""
+"""The one jitted training step."""
 
 from collections.abc import Callable
 
@@ -13,13 +9,9 @@ from jax.sharding import Mesh
 
 from holorec_jax import sharding
 from holorec_jax.codes import Codes
+from holorec_jax.precision import Dtype, cast
 from holorec_jax.train.objective import Objective
 from holorec_jax.types import Batch, TrainState
-
-
-def cast(params: dict, dtype: str) -> dict:
-  """Parameters in the compute dtype."""
-  return jax.tree.map(lambda p: p.astype(dtype), params)
 
 
 def init_state(
@@ -48,7 +40,7 @@ def make_train_step(
   mesh: Mesh,
   seed: int,
   average_decay: float,
-  dtype: str = "float32",
+  dtype: Dtype = "float32",
 ) -> Callable:
   """step(state, batch, codes) -> (state, summed metrics); state is donated."""
 

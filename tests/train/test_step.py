@@ -8,10 +8,10 @@ import pytest
 import tiny_models as tiny
 
 from holorec_jax import sharding
+from holorec_jax.precision import cast
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.objective import GeneratorObjective, init_params
 from holorec_jax.train.step import (
-  cast,
   make_train_step,
 )
 from holorec_jax.types import Batch, TrainState

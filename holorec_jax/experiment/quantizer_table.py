@@ -1,0 +1,164 @@
+"""All quantizers on one data set: what their codes are worth before training.
+
+Rows of the table (methods 1.1, 2.1, 3.1):
+  nested         HoloRec's, as the config has it
+  rqvae          TIGER's: one granularity, no load balance
+  collaborative  S2GR's: one granularity, three levels, load balance,
+                 uniformity, vectors smoothed as S2GR does
+  rq_kmeans      balanced k-means on residuals
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from holorec_jax import artifacts, config_fields
+from holorec_jax.experiment import preparation
+from holorec_jax.experiment.config import Config
+from holorec_jax.quantize import health, quantizers
+from holorec_jax.quantize.quantizers import SidConfig
+from holorec_jax.vectors import assemble
+from holorec_jax.vectors.assemble import VectorConfig
+
+RESULTS = "quantizers.json"
+
+
+class Case(NamedTuple):
+  """One row: a quantizer and the vectors that it is fitted on."""
+
+  sid: SidConfig
+  vectors: VectorConfig
+
+
+def make_cases(sid: SidConfig, vectors: VectorConfig) -> dict[str, Case]:
+  """Every row's case, from the config's own settings."""
+  nested = dataclasses.replace(sid, quantizer="nested")
+  width = sid.nested.dims[-1:]
+
+  def vary(**changes: Any) -> SidConfig:
+    varied = dataclasses.replace(sid.nested, dims=width, **changes)
+    return dataclasses.replace(nested, nested=varied)
+
+  s2gr = dataclasses.replace(
+    vectors, window=5, decay=1.0, neighbours=50, smooth_hops=3, smooth_alpha=0.5
+  )
+  return {
+    "nested": Case(nested, vectors),
+    "rqvae": Case(vary(balance=0.0), vectors),
+    "collaborative": Case(
+      vary(levels=3, balance=0.1, uniformity=0.1, uniformity_margin=1.0), s2gr
+    ),
+    "rq_kmeans": Case(dataclasses.replace(sid, quantizer="rq_kmeans"), vectors),
+  }
+
+
+def compare(config: Config, workdir: pathlib.Path) -> None:
+  """Fits what WORKDIR/quantizers.json lacks, and prints the table."""
+  data = preparation.load_data(config, workdir)
+  path = workdir / RESULTS
+  known = artifacts.read_json(path) if path.is_file() else {}
+  built: dict[VectorConfig, np.ndarray] = {}
+
+  def vectors_of(vectors: VectorConfig) -> np.ndarray:
+    if vectors not in built:
+      located = dataclasses.replace(
+        vectors,
+        path=config.beside_data(vectors.path),
+        ids_path=config.beside_data(vectors.ids_path),
+      )
+      built[vectors] = assemble.build_vectors(data.dataset, data.split, located)
+    return built[vectors]
+
+  rows: dict[str, dict[str, Any]] = {}
+  sid = SidConfig(nested=config.sid)
+  for name, case in make_cases(sid, config.vectors).items():
+    made_from = _made_from(case, config, data.content)
+    row = known.get(name, {})
+    if row.get("made_from") != made_from:
+      logging.info("%s: fitting", name)
+      # Judged by one set of vectors, whichever it was fitted on.
+      row = measure(
+        vectors_of(case.vectors), vectors_of(config.vectors), case.sid
+      )
+      row["made_from"] = made_from
+    rows[name] = row
+    artifacts.write_json(path, known | rows)
+  print(markdown(rows))
+
+
+def _made_from(case: Case, config: Config, content: str) -> dict[str, Any]:
+  """What a row depends on, as JSON gives it back."""
+  return config_fields.resolved(
+    {
+      "quantizer": case.sid.quantizer,
+      "sid": dataclasses.asdict(case.sid.chosen),
+      "vectors": dataclasses.asdict(case.vectors),
+      "judged_by": dataclasses.asdict(config.vectors),
+      "dataset": content,
+    }
+  )
+
+
+def measure(
+  vectors_IW: np.ndarray, judging_IW: np.ndarray, sid: SidConfig
+) -> dict[str, Any]:
+  """Fits one quantizer.
+
+  Args:
+    vectors_IW: what it is fitted on.
+    judging_IW: vectors whose neighbours its first codes should keep together.
+    sid: the quantizer.
+
+  Returns:
+    {"seconds", "health": health.report's}, its reconstruction on vectors_IW.
+  """
+  began = time.perf_counter()
+  quantizer = quantizers.fit(vectors_IW, sid)
+  seconds = time.perf_counter() - began
+  report = health.report(
+    quantizer.sids_IRL,
+    judging_IW,
+    quantizer.dims,
+    sid.chosen.codes,
+    quantizer.reconstruction,
+  )
+  return {"seconds": round(seconds, 1), "health": report}
+
+
+def markdown(rows: dict[str, dict[str, Any]]) -> str:
+  """The table; of several granularities the fine one counts.
+
+  Use and perplexity are means over the levels, the first level's perplexity
+  stands beside.
+  """
+  lines = [
+    "| quantizer | levels | reconstruction | codes used | perplexity | of the"
+    " first level | collisions | largest group | neighbours kept | seconds |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+  ]
+  for name, row in rows.items():
+    report = row["health"]
+    fine = report["granularities"][-1]
+    levels = fine["levels"]
+    used = np.mean(
+      [level["used"] / (level["used"] + level["dead"]) for level in levels]
+    )
+    perplexity = np.mean([level["perplexity"] for level in levels])
+    cells = (
+      name,
+      str(len(levels)),
+      f"{report['reconstruction']:.3f}",
+      f"{used:.2%}",
+      f"{perplexity:.0f}",
+      f"{levels[0]['perplexity']:.0f}",
+      f"{fine['collision_rate']:.2%}",
+      str(fine["largest_group"]),
+      f"{report['neighbour_agreement']:.3f}",
+      f"{row['seconds']:.0f}",
+    )
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines)

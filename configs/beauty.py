@@ -3,11 +3,12 @@ r"""HoloRec on Amazon 2014 Beauty, at most 60 minutes on two CPU cores.
   python launch/run.py --config=configs/beauty.py \
     --config.data.path=PATH --workdir=DIR
 
-The argument behind a colon picks the system under the same budget:
-  configs/beauty.py                  thinking (the headline)
-  configs/beauty.py:non_thinking     L steps, with alignment heads
+The argument behind a colon picks a system or an ablation under the same budget;
+configs/systems.py lists them:
+  configs/beauty.py                  HoloRec, thinking
+  configs/beauty.py:non_thinking     HoloRec, L steps, with alignment heads
   configs/beauty.py:tiger            one granularity, no alignment, no thoughts
-  configs/beauty.py:published        thinking, on HoloRec's published codes
+  configs/beauty.py:sasrec           the item-id baseline
 
 Item-level test R@10 / N@10 of seed 0, seen items kept: .0758 / .0386 thinking,
 .0753 / .0384 non-thinking, .0810 / .0430 tiger, .0498 / .0240 published; 22 to
@@ -16,34 +17,16 @@ Item-level test R@10 / N@10 of seed 0, seen items kept: .0758 / .0386 thinking,
 
 from ml_collections import ConfigDict
 
-from configs import holorec
-from holorec_jax.errors import UserError
-
-SYSTEM = {
-  "thinking": "thinking",
-  "non_thinking": "non_thinking",
-  "tiger": "plain",
-  "published": "thinking",
-}
+from configs import holorec, systems
 
 
 def get_config(variant: str = "thinking") -> ConfigDict:
-  if variant not in SYSTEM:
-    raise UserError(
-      f"there is no variant {variant!r}; behind the colon goes one of"
-      f" {', '.join(SYSTEM)}."
-    )
   config = holorec.get_config()
-  config.systems = (SYSTEM[variant],)
   config.data.source = "sequences"
   config.data.name = "beauty"
   config.data.text_columns = ("title", "categories", "brand")
   config.vectors.sources = ("text", "precomputed", "cooccurrence")
   config.vectors.path = "minilm.f16.npy"
-  if variant == "tiger":
-    config.sid.dims = (32,)
-  if variant == "published":
-    config.sids_path = "reference_sids/holorec_rows_8_16_32.json"
   config.input.targets_per_batch = 512
   config.input.max_history = 50
   config.input.slots_per_row = 64
@@ -66,4 +49,4 @@ def get_config(variant: str = "thinking") -> ConfigDict:
   config.optim.average_decay = 0.998
   config.loss.thought_match = 1.0
   config.train.epochs = 18
-  return config
+  return systems.choose(config, variant)

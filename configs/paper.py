@@ -17,10 +17,10 @@ from configs import holorec
 def get_config() -> ConfigDict:
   config = holorec.get_config()
   config.data.source = "sequences"
-  config.sid.dims = (8, 16, 32)
-  config.sid.levels = 4
-  config.sid.codes = 256
-  config.sid.hidden = (2048, 1024, 512, 256, 128, 64)
+  config.sid.nested.dims = (8, 16, 32)
+  config.sid.nested.levels = 4
+  config.sid.nested.codes = 256
+  config.sid.nested.hidden = (2048, 1024, 512, 256, 128, 64)
   config.input.rows = "one_target"
   config.input.max_history = 20
   config.input.length_buckets = (2, 3, 4, 6, 8, 12, 16, 20)

@@ -14,10 +14,10 @@ def get_config() -> ConfigDict:
   config.data.source = "synthetic"
   config.data.name = "synthetic"
   config.vectors.text_dims = 64
-  config.sid.dims = (4, 8, 16)
-  config.sid.levels = 3
-  config.sid.codes = 32
-  config.sid.hidden = (128, 64)
+  config.sid.nested.dims = (4, 8, 16)
+  config.sid.nested.levels = 3
+  config.sid.nested.codes = 32
+  config.sid.nested.hidden = (128, 64)
   config.input.max_history = 20
   config.input.targets_per_batch = 512
   config.model.history = "pooled"

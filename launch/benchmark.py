@@ -254,7 +254,7 @@ def large_config(config: Config) -> Config:
 
 def run_quantize(config: Config) -> Iterator[timing.Result]:
   """The one case of the suite `quantize`."""
-  yield quantizer_speed.measure(config.sid, WIDTH.value, REPEATS.value)
+  yield quantizer_speed.measure(config.sid.nested, WIDTH.value, REPEATS.value)
 
 
 def run_input(config: Config) -> Iterator[timing.Result]:

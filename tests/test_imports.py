@@ -18,11 +18,12 @@ LAYERS = (
     "config_fields",
     "manifest",
     "sharding",
+    "precision",
   ),
   ("data",),
   ("vectors",),
   ("quantize",),
-  ("tree", "tree_files", "catalog", "codes"),
+  ("tree", "tree_files", "set_index", "catalog", "codes"),
   ("nn",),
   ("models",),
   ("decode",),
@@ -40,6 +41,7 @@ WITHOUT_JAX = (
   "data",
   "tree",
   "tree_files",
+  "set_index",
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex"}
 VAGUE = {"utils", "util", "common", "base", "helpers", "helper", "misc"}

@@ -118,16 +118,16 @@ def top_k(score_BX: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   )
   index_BKS = group_BK[..., None] * size + jnp.arange(size)
   best_BK, near_BK = jax.lax.top_k(near_BKS.reshape(B, -1), k)
-  index_BK = _take(index_BKS.reshape(B, -1), near_BK)
+  index_BK = take(index_BKS.reshape(B, -1), near_BK)
   return best_BK, jnp.minimum(index_BK, X - 1)
 
 
-def _take(x_BX: jax.Array, index_BK: jax.Array) -> jax.Array:
+def take(x_BX: jax.Array, index_BK: jax.Array) -> jax.Array:
   """Entries along the last axis."""
   return jnp.take_along_axis(x_BX, index_BK, axis=-1, mode="promise_in_bounds")
 
 
-def _rows(x_BM: jax.Array, index_BK: jax.Array) -> jax.Array:
+def take_rows(x_BM: jax.Array, index_BK: jax.Array) -> jax.Array:
   """Entries along the second axis, whatever comes behind it."""
   index = index_BK.reshape(index_BK.shape + (1,) * (x_BM.ndim - 2))
   return jnp.take_along_axis(x_BM, index, axis=1, mode="promise_in_bounds")
@@ -156,9 +156,9 @@ def _score_children(space: Space, depth, group, node_BM, logits_BMV):
   """The same, and the children, of nodes without."""
   child_BMF, code_BMF, valid_BMF = children(space.tree, group, node_BM)
   if space.over_tree:
-    log_prob_BMF = _log_probs(_take(logits_BMV, code_BMF), valid_BMF)
+    log_prob_BMF = _log_probs(take(logits_BMV, code_BMF), valid_BMF)
   else:
-    log_prob_BMF = _take(_log_probs(logits_BMV, None), code_BMF)
+    log_prob_BMF = take(_log_probs(logits_BMV, None), code_BMF)
   allowed_BMF = valid_BMF & (space.live.count[child_BMF] > 0)
   if space.masks is not None:
     allowed_BMF = filters.mask_children(
@@ -191,17 +191,17 @@ def _expand(
   index_BW = jnp.pad(index_BW, missing)
   parent_BW = index_BW // X
   if child_BMX is None:
-    node_BW = _take(beams.node_BM, parent_BW)
+    node_BW = take(beams.node_BM, parent_BW)
     word_BWW = tree.words[node_BW]
     child_BW = tree.first_child[node_BW] + rank(word_BWW, index_BW % X)
   else:
-    child_BW = _take(child_BMX.reshape(B, M * X), index_BW)
+    child_BW = take(child_BMX.reshape(B, M * X), index_BW)
   alive_BW = score_BW > DEAD
-  step_BW = _take(log_prob_BMX.reshape(B, M * X), index_BW)
+  step_BW = take(log_prob_BMX.reshape(B, M * X), index_BW)
   level_score_BWL = jnp.where(
     jnp.arange(tree.num_levels) == depth,
     step_BW[..., None],
-    _rows(beams.level_score_BML, parent_BW),
+    take_rows(beams.level_score_BML, parent_BW),
   )
   return Beams(
     node_BM=jnp.where(alive_BW, child_BW, 0),
@@ -219,7 +219,7 @@ def reorder(state, parent_BM: jax.Array):
   def gather(x):
     if jnp.ndim(x) < 2 or x.shape[1] == 1:
       return x
-    return _rows(x, parent_BM)
+    return take_rows(x, parent_BM)
 
   return jax.tree.map(gather, state)
 
@@ -244,7 +244,7 @@ def _leaf_items(beams: Beams, space: Space, k: int):
     allowed_BMG, beams.score_BM[..., None] + tree.log_share_I[item_BMG], DEAD
   )
   score_BK, index_BK = top_k(score_BMG.reshape(B, -1), min(k, M * G))
-  item_BK = _take(item_BMG.reshape(B, -1), index_BK)
+  item_BK = take(item_BMG.reshape(B, -1), index_BK)
   item_BK = jnp.where(score_BK > DEAD, item_BK, -1)
   missing = ((0, 0), (0, k - item_BK.shape[1]))
   return (
@@ -301,7 +301,7 @@ def beam_search(
   return Found(
     item_BK=item_BK,
     score_BK=score_BK,
-    level_score_BKL=_rows(beams.level_score_BML, beam_BK),
+    level_score_BKL=take_rows(beams.level_score_BML, beam_BK),
     parent_LBM=jnp.concatenate([parent for parent, _ in kept]),
     beam_score_LBM=jnp.concatenate([score for _, score in kept]),
   )

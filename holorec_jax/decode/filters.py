@@ -117,7 +117,7 @@ def make_masks(
     lists: of the requests.
   """
   code_LBT = jnp.moveaxis(fine_IL[lists.deny_BT], -1, 0)
-  counts_BT = _first_of_each(lists.deny_BT) & _is_live(live, lists.deny_BT)
+  counts_BT = first_of_each(lists.deny_BT) & _is_live(live, lists.deny_BT)
   node_DBT = _paths(tree, code_LBT, counts_BT)
   # Denied items below the same node, against all that are live there.
   same_DBTT = node_DBT[..., None] == node_DBT[..., None, :]
@@ -136,7 +136,7 @@ def _is_live(live: Live, item_BT: jax.Array) -> jax.Array:
   return (item_BT >= 0) & live.item_I[jnp.maximum(item_BT, 0)]
 
 
-def _first_of_each(item_BT: jax.Array) -> jax.Array:
+def first_of_each(item_BT: jax.Array) -> jax.Array:
   """False where the same item stands further left."""
   T = item_BT.shape[1]
   earlier_TT = jnp.arange(T)[:, None] > jnp.arange(T)
@@ -192,22 +192,22 @@ def _marked_words(marks: Marks, depth, node_BM, width: int) -> jax.Array:
 
 def mask_children(masks: Masks, depth, child_BMF, allowed_BMF) -> jax.Array:
   """The same for the children themselves."""
-  denied_BMF = _is_among(child_BMF, masks.deny.child_LBT[depth])
-  kept_BMF = _is_among(child_BMF, masks.allow.child_LBT[depth])
-  return _combine(masks.lists, allowed_BMF, denied_BMF, kept_BMF)
+  denied_BMF = is_among(child_BMF, masks.deny.child_LBT[depth])
+  kept_BMF = is_among(child_BMF, masks.allow.child_LBT[depth])
+  return combine(masks.lists, allowed_BMF, denied_BMF, kept_BMF)
 
 
 def mask_items(masks: Masks, item_BMG, allowed_BMG) -> jax.Array:
   """The same for the items of leaves."""
-  denied_BMG = _is_among(item_BMG, masks.lists.deny_BT)
-  kept_BMG = _is_among(item_BMG, masks.lists.allow_BA)
-  return _combine(masks.lists, allowed_BMG, denied_BMG, kept_BMG)
+  denied_BMG = is_among(item_BMG, masks.lists.deny_BT)
+  kept_BMG = is_among(item_BMG, masks.lists.allow_BA)
+  return combine(masks.lists, allowed_BMG, denied_BMG, kept_BMG)
 
 
-def _combine(lists: Lists, allowed, denied, kept) -> jax.Array:
+def combine(lists: Lists, allowed, denied, kept) -> jax.Array:
   free_B = ~lists.restricted_B
   return allowed & ~denied & (kept | free_B[:, None, None])
 
 
-def _is_among(x_BMX: jax.Array, listed_BT: jax.Array) -> jax.Array:
+def is_among(x_BMX: jax.Array, listed_BT: jax.Array) -> jax.Array:
   return (x_BMX[..., None] == listed_BT[:, None, None]).any(-1)

@@ -36,6 +36,7 @@ class SearchConfig:
     room: share by which the catalogue may grow before search, whose arrays are
       that much longer, compiles again.
     dtype: compute dtype; scores are float32.
+    corp: REG4Rec's search drops paths whose codes' categories disagree.
   """
 
   beam: int = 20
@@ -43,6 +44,7 @@ class SearchConfig:
   batch: int = 256
   room: float = 0.0
   dtype: Dtype = "float32"
+  corp: bool = False
 
   def __post_init__(self):
     check_ranges(

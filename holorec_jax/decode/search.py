@@ -51,7 +51,7 @@ def make_decoder(
     filled_BT.astype(jnp.int32),
     last_B1,
   )
-  steps = model.steps_per_level
+  shared, steps = model.first_steps, model.steps_per_level
 
   def decode(state, depth, code_BM):
     state, output = apply(Generator.level, state, context, depth, code_BM)
@@ -64,7 +64,7 @@ def make_decoder(
 
   def level(state, depth, code_BM):
     state, logits_BMV = decode(state, depth, code_BM)
-    return state.drop_spare(steps, steps), logits_BMV
+    return state.drop_spare(shared, steps), logits_BMV
 
   return start, level
 

@@ -16,17 +16,32 @@ from holorec_jax.decode.recommender import SearchConfig
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import metrics
 from holorec_jax.models.config import GeneratorConfig
-from holorec_jax.quantize.nested import NestedConfig
+from holorec_jax.models.sasrec import SasRecConfig
+from holorec_jax.quantize.quantizers import SidConfig
 from holorec_jax.train import seal
 from holorec_jax.train.loop import TrainConfig
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.optimizer import OptimConfig
+from holorec_jax.train.s2gr_loss import S2grLossConfig
+from holorec_jax.train.sasrec_loss import SasRecLossConfig
+from holorec_jax.train.set_loss import SetLossConfig
 from holorec_jax.vectors.assemble import VectorConfig
 
 CONFIG = "config.json"
 
 # What each one is: `systems.MAKERS`.
-SYSTEMS = ("thinking", "non_thinking", "pause", "plain")
+SYSTEMS = (
+  "thinking",
+  "non_thinking",
+  "pause",
+  "plain",
+  "s2gr",
+  "reg4rec",
+  "sasrec",
+)
+
+# Sections of the losses and models that single systems have.
+LOSSES = ("loss", "s2gr", "reg4rec", "sasrec", "sasrec_loss")
 
 # Artefact of a workdir -> the sections that it is made from.
 MADE_FROM: dict[str, tuple[str, ...]] = {
@@ -38,7 +53,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     "catalog",
     "input",
     "model",
-    "loss",
+    *LOSSES,
     "optim",
     "train",
   ),
@@ -53,14 +68,18 @@ class Config:
     systems: what to train, names of SYSTEMS; the first is the headline.
     data: source, filters, split.
     vectors: what items' content vectors are made of.
-    sid: the quantizer.
+    sid: the quantizer, and the settings of each kind.
     sids_path: JSON of published codes to use instead of fitting; "" to fit. A
       relative path starts in the data's folder, as do vectors.path and
       vectors.ids_path.
     catalog: collisions.
     input: how histories become batches.
     model: the generator's shape.
-    loss: loss weights.
+    loss: loss weights of HoloRec and its controls.
+    s2gr: loss weights of S2GR.
+    reg4rec: orders of REG4Rec's codebooks.
+    sasrec: shape of the item-id baseline.
+    sasrec_loss: what it minimises.
     optim: optimiser and schedule.
     train: length and rhythm of training.
     search: beam search of evaluation and recommendation.
@@ -69,12 +88,18 @@ class Config:
   systems: tuple[str, ...] = ("thinking",)
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   vectors: VectorConfig = dataclasses.field(default_factory=VectorConfig)
-  sid: NestedConfig = dataclasses.field(default_factory=NestedConfig)
+  sid: SidConfig = dataclasses.field(default_factory=SidConfig)
   sids_path: str = ""
   catalog: CatalogConfig = dataclasses.field(default_factory=CatalogConfig)
   input: PipelineConfig = dataclasses.field(default_factory=PipelineConfig)
   model: GeneratorConfig = dataclasses.field(default_factory=GeneratorConfig)
   loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+  s2gr: S2grLossConfig = dataclasses.field(default_factory=S2grLossConfig)
+  reg4rec: SetLossConfig = dataclasses.field(default_factory=SetLossConfig)
+  sasrec: SasRecConfig = dataclasses.field(default_factory=SasRecConfig)
+  sasrec_loss: SasRecLossConfig = dataclasses.field(
+    default_factory=SasRecLossConfig
+  )
   optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   search: SearchConfig = dataclasses.field(default_factory=SearchConfig)

@@ -1,4 +1,8 @@
-"""The last stage: lists of every system, results.json and report.html."""
+"""The last stage: lists of every system, their numbers and the report.
+
+It writes report.html, examples.json, ranks.npz (`results.flat_ranks`) and, at
+last, results.json.
+"""
 
 import datetime
 import os
@@ -10,6 +14,7 @@ import sys
 import time
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 
@@ -23,8 +28,10 @@ from holorec_jax.evaluate import baselines, report, results, targets
 from holorec_jax.experiment import examples, preparation, training
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.preparation import Data
+from holorec_jax.experiment.systems import make_system
 from holorec_jax.train import writers
 
+RANKS = "ranks.npz"
 SHOWN_USERS = 3
 SHOWN_ITEMS = 3
 
@@ -40,8 +47,9 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     "checkpoints": steps,
     "search": config.section("search")["search"],
   }
-  path = workdir / "results.json"
-  if path.exists() and artifacts.read_json(path)["made_from"] == made_from:
+  path, ranks_path = workdir / "results.json", workdir / RANKS
+  known = path.exists() and ranks_path.exists()
+  if known and artifacts.read_json(path)["made_from"] == made_from:
     logging.info("results.json is finished")
     return
   began = time.perf_counter()
@@ -49,16 +57,17 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     "test": targets.from_positions(data.dataset, data.split.test),
     "valid": targets.from_positions(data.dataset, data.split.valid),
   }
-  systems, accuracy = {}, {}
+  systems: dict[str, dict[str, targets.Lists]] = {}
+  accuracy: dict[str, list[float]] = {}
+  search_ms: dict[str, float] = {}
   shown: list[dict[str, Any]] = []
   for name in config.systems:
     recommender, probe = training.load_recommender(
-      config, workdir, built, name, steps[name]
+      config, workdir, data, built, name, steps[name]
     )
-    systems[name] = {
-      split: _lists(recommender, part, f"{name}, {split}")
-      for split, part in rows.items()
-    }
+    systems[name], search_ms[name] = _search(
+      recommender, rows, name, config.search.batch
+    )
     if probe is not None:
       accuracy[f"fine codes, {name}"] = probe.level_accuracy(
         training.histories_of(rows["valid"]), rows["valid"].items_U
@@ -76,21 +85,54 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     built.codes_IL,
     artifacts.read_json(workdir / "seconds.json")
     | training.train_seconds(config, workdir),
-  )
+  ) | {
+    "parameters": {
+      name: _count_parameters(config, built, name) for name in systems
+    },
+    "search_ms_per_user": search_ms,
+  }
   _write_report(config, workdir, built, tree, accuracy, shown)
+  ranks = results.flat_ranks(systems, floors, rows, built.codes_IL)
+  with artifacts.atomic_file(ranks_path) as file:
+    np.savez_compressed(file, **ranks)  # type: ignore[arg-type]
   # Last, since it says that the evaluation is finished.
   artifacts.write_json(path, tree | {"made_from": made_from})
 
 
+def _search(
+  recommender: Recommender,
+  rows: dict[str, targets.Targets],
+  name: str,
+  batch: int,
+) -> tuple[dict[str, targets.Lists], float]:
+  """The lists of every split, and milliseconds per user of the test's."""
+  # One batch compiles, so that the time of the others is that of search.
+  first = rows["test"].take(slice(batch))
+  recommender.recommend(training.histories_of(first))
+  lists, seconds = {}, {}
+  for split, part in rows.items():
+    lists[split], seconds[split] = _lists(recommender, part, f"{name}, {split}")
+  return lists, 1000 * seconds["test"] / max(len(rows["test"]), 1)
+
+
 def _lists(
   recommender: Recommender, rows: targets.Targets, label: str
-) -> targets.Lists:
+) -> tuple[targets.Lists, float]:
+  """Both lists of every row, and the seconds that those of all items took."""
   histories = training.histories_of(rows)
+  began = time.perf_counter()
   kept = recommender.recommend(histories, progress=label)
+  seconds = time.perf_counter() - began
   unseen = recommender.recommend(
     histories, Filters(exclude_seen=True), progress=f"{label}, unseen"
   )
-  return targets.Lists(kept.items_UK, unseen.items_UK)
+  return targets.Lists(kept.items_UK, unseen.items_UK), seconds
+
+
+def _count_parameters(config: Config, built: Catalog, name: str) -> int:
+  objective = make_system(config, built, name).objective
+  shapes = jax.eval_shape(lambda: objective.init_params(0))
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def _examples(

@@ -16,7 +16,7 @@ import numpy as np
 
 from holorec_jax.catalog import Catalog, add_items
 from holorec_jax.errors import UserError
-from holorec_jax.quantize import fitted
+from holorec_jax.quantize import quantizers
 
 
 def append(
@@ -44,8 +44,8 @@ def append(
       " (config.sids_path): new items need codes from where those came from;"
       " catalog.add_items takes them"
     )
-  quantizer = fitted.load(folder)
-  if catalog.codes_IL.shape[1] != quantizer.config.levels:
+  quantizer = quantizers.load(folder)
+  if catalog.codes_IL.shape[1] != quantizer.sids_IRL.shape[2]:
     raise UserError(
       "this run numbers items of equal codes by one more level"
       " (config.catalog.collisions='extra_level'), and the generator knows no"

@@ -9,6 +9,7 @@ read, and by nothing that lies beside them.
 import dataclasses
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -18,7 +19,7 @@ from holorec_jax.data import prepare, readers, schema, splits
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import published
 from holorec_jax.experiment.config import Config
-from holorec_jax.quantize import collisions, fit, fitted, health
+from holorec_jax.quantize import collisions, health, quantizers
 from holorec_jax.vectors import assemble
 
 SCHEMA = 2
@@ -180,14 +181,14 @@ def _write_sids(
     )
     report = published.report_health(sids_IRL, vectors_ID)
   else:
-    quantizer = fit.fit(vectors_ID, config.sid)
+    quantizer = quantizers.fit(vectors_ID, config.sid)
     quantizer.save(folder)
     sids_IRL = quantizer.sids_IRL
     report = health.report(
       sids_IRL,
       vectors_ID,
-      config.sid.dims,
-      config.sid.codes,
+      quantizer.dims,
+      quantizer.config.codes,
       quantizer.reconstruction,
     )
     health.check(report, len(sids_IRL))
@@ -261,12 +262,12 @@ def load_catalog(
   sealed = _sealed(config, folder, SIDS_SECTIONS, inputs)
   content = needs(sealed, folder, "fit_sids").content
   sids_IRL = np.load(folder / "sids.npy")
-  num_codes = config.sid.codes
+  num_codes = config.sid.chosen.codes
   if config.sids_path:
     num_codes = published.count_codes(sids_IRL)
   residuals_ID = codebook_VD = None
   if config.catalog.collisions == "reassign":
-    quantizer = fitted.load(folder)
+    quantizer: Any = quantizers.load(folder)
     vectors_ID = np.load(workdir / "vectors" / "vectors.npy")
     residuals_ID = quantizer.last_residuals(vectors_ID)
     codebook_VD = quantizer.codebooks_LVD[-1]

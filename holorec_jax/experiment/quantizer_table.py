@@ -6,6 +6,9 @@ Rows of the table (methods 1.1, 2.1, 3.1):
   collaborative  S2GR's: one granularity, three levels, load balance,
                  uniformity, vectors smoothed as S2GR does
   rq_kmeans      balanced k-means on residuals
+  parallel       REG4Rec's experts, unordered codes
+Reconstruction is told on the vectors of the fit, "neighbours kept" (neighbours
+with the same first code) on the config's for all.
 """
 
 import dataclasses
@@ -53,6 +56,7 @@ def make_cases(sid: SidConfig, vectors: VectorConfig) -> dict[str, Case]:
       vary(levels=3, balance=0.1, uniformity=0.1, uniformity_margin=1.0), s2gr
     ),
     "rq_kmeans": Case(dataclasses.replace(sid, quantizer="rq_kmeans"), vectors),
+    "parallel": Case(dataclasses.replace(sid, quantizer="parallel"), vectors),
   }
 
 
@@ -74,8 +78,7 @@ def compare(config: Config, workdir: pathlib.Path) -> None:
     return built[vectors]
 
   rows: dict[str, dict[str, Any]] = {}
-  sid = SidConfig(nested=config.sid)
-  for name, case in make_cases(sid, config.vectors).items():
+  for name, case in make_cases(config.sid, config.vectors).items():
     made_from = _made_from(case, config, data.content)
     row = known.get(name, {})
     if row.get("made_from") != made_from:

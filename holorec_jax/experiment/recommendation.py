@@ -106,7 +106,7 @@ def load_run(config: Config, workdir: pathlib.Path, system: str = "") -> Run:
   built, sids_content = preparation.load_catalog(config, workdir, data)
   step = training.best_steps(config, workdir, data, sids_content)[system]
   recommender, probe = training.load_recommender(
-    config, workdir, built, system, step
+    config, workdir, data, built, system, step
   )
   folder = training.system_folder(config, workdir, system) / "checkpoints"
   made_from = {

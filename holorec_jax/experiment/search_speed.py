@@ -60,13 +60,13 @@ class Side:
 
 def random_catalog(items: int, config: Config) -> Catalog:
   """Distinct random codes, one granularity."""
-  codes, levels = config.sid.codes, config.sid.levels
+  codes, levels = config.sid.nested.codes, config.sid.nested.levels
   rng = np.random.default_rng(0)
   space = codes**levels
   if space < items:
     raise UserError(
-      f"--items={items}: {levels} levels of {codes} codes (config.sid) tell"
-      f" only {space} items apart"
+      f"--items={items}: {levels} levels of {codes} codes (config.sid.nested)"
+      f" tell only {space} items apart"
     )
   if space < 16 * items:
     string_I = rng.permutation(space)[:items]

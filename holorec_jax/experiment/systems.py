@@ -5,14 +5,25 @@ nothing else.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
-from holorec_jax import catalog
+import numpy as np
+
+from holorec_jax.catalog import Catalog
 from holorec_jax.decode.engine import Engine, TreeEngine
+from holorec_jax.decode.ranking import RankingEngine
+from holorec_jax.decode.set_search import SetEngine
 from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.meaning import Meaning
 from holorec_jax.models.config import Thought
 from holorec_jax.models.generator import Generator
+from holorec_jax.models.sasrec import SasRec
+from holorec_jax.models.set_generator import SetGenerator
 from holorec_jax.train.objective import GeneratorObjective, Objective
+from holorec_jax.train.s2gr_loss import S2grObjective
+from holorec_jax.train.sasrec_loss import SasRecObjective
+from holorec_jax.train.set_loss import SetObjective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +39,12 @@ class System:
 
   objective: Objective
   engine: Engine
-  generator: Generator | None
+  generator: Generator | None = None
 
 
-def make_generator(
-  config: Config,
-  built: catalog.Catalog,
-  thought: Thought,
-  aligned: bool = False,
+def _generator(
+  config: Config, built: Catalog, thought: Thought, aligned: bool = False
 ) -> Generator:
-  """The stepwise generator for a catalogue's codes."""
   return Generator(
     config=dataclasses.replace(config.model, thought=thought),
     num_levels=built.codes_IL.shape[1],
@@ -46,26 +53,78 @@ def make_generator(
   )
 
 
-def _holorec(thought: Thought, aligned: bool = False) -> Callable:
-  def make(config: Config, built: catalog.Catalog) -> System:
-    model = make_generator(config, built, thought, aligned)
-    return System(
-      GeneratorObjective(model, config.loss),
-      TreeEngine(model, config.search.room),
-      model,
-    )
+def make_holorec(
+  config: Config,
+  built: Catalog,
+  meaning: Meaning,
+  thought: Thought,
+  aligned: bool = False,
+) -> System:
+  """HoloRec in one of its modes, or without what it adds."""
+  del meaning
+  model = _generator(config, built, thought, aligned)
+  return System(
+    GeneratorObjective(model, config.loss),
+    TreeEngine(model, config.search.room),
+    model,
+  )
 
-  return make
+
+def make_s2gr(config: Config, built: Catalog, meaning: Meaning) -> System:
+  """S2GR: thoughts that are supervised with clusters of codes."""
+  model = _generator(config, built, "s2gr")
+  cluster_LV = meaning.cluster_LV
+  if cluster_LV is None:  # as where only its search is measured
+    cluster_LV = np.zeros((model.num_levels, model.num_codes), np.int32)
+  return System(
+    S2grObjective(model, config.s2gr, cluster_LV),
+    TreeEngine(model, config.search.room),
+    model,
+  )
 
 
-MAKERS: dict[str, Callable[[Config, catalog.Catalog], System]] = {
-  "thinking": _holorec("holorec"),
-  "non_thinking": _holorec("none", aligned=True),
-  "pause": _holorec("pause"),
-  "plain": _holorec("none"),
+def make_reg4rec(config: Config, built: Catalog, meaning: Meaning) -> System:
+  """REG4Rec: unordered codes, the most confident codebook first."""
+  model = SetGenerator(
+    dataclasses.replace(config.model, thought="none"),
+    num_codebooks=built.codes_IL.shape[1],
+    num_codes=built.num_codes,
+  )
+  engine = SetEngine(
+    model, config.search.room, config.reg4rec.order, meaning.category_LV
+  )
+  return System(SetObjective(model, config.reg4rec), engine)
+
+
+def make_sasrec(config: Config, built: Catalog, meaning: Meaning) -> System:
+  """The item-id baseline."""
+  del meaning
+  model = SasRec(config.sasrec, built.num_items)
+  return System(
+    SasRecObjective(model, config.sasrec_loss), RankingEngine(model)
+  )
+
+
+MAKERS: dict[str, Callable[[Config, Catalog, Meaning], System]] = {
+  "thinking": functools.partial(make_holorec, thought="holorec"),
+  "non_thinking": functools.partial(make_holorec, thought="none", aligned=True),
+  "pause": functools.partial(make_holorec, thought="pause"),
+  "plain": functools.partial(make_holorec, thought="none"),
+  "s2gr": make_s2gr,
+  "reg4rec": make_reg4rec,
+  "sasrec": make_sasrec,
 }
 
 
-def make_system(config: Config, built: catalog.Catalog, name: str) -> System:
-  """The system of a name, for a catalogue."""
-  return MAKERS[name](config, built)
+def make_system(
+  config: Config, built: Catalog, name: str, meaning: Meaning | None = None
+) -> System:
+  """The system of a name.
+
+  Args:
+    config: of the run.
+    built: the catalogue.
+    name: of config.SYSTEMS.
+    meaning: of the codes (`meaning.find_meaning`); None: search alone.
+  """
+  return MAKERS[name](config, built, meaning or Meaning())

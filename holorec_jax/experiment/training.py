@@ -14,9 +14,10 @@ from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Histories
 from holorec_jax.evaluate import metrics, targets
 from holorec_jax.experiment import preparation
-from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.config import LOSSES, Config
+from holorec_jax.experiment.meaning import find_meaning
 from holorec_jax.experiment.preparation import Data
-from holorec_jax.experiment.systems import make_system
+from holorec_jax.experiment.systems import System, make_system
 from holorec_jax.train import checkpoint, loop, seal
 
 
@@ -48,7 +49,9 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     if progress is not None and progress["finished"]:
       logging.info("%s is trained", name)
       continue
-    _train_system(config, data, built, name, folder)
+    meaning = find_meaning(config, workdir, data, built)
+    system = make_system(config, built, name, meaning)
+    _train_system(config, data, built, system, name, folder)
 
 
 def train_seconds(config: Config, workdir: pathlib.Path) -> dict[str, float]:
@@ -64,7 +67,7 @@ def train_seconds(config: Config, workdir: pathlib.Path) -> dict[str, float]:
 
 
 def _made_from(config: Config, data: Data, sids_content: str) -> dict:
-  sections = ("catalog", "input", "model", "loss", "optim", "train")
+  sections = ("catalog", "input", "model", *LOSSES, "optim", "train")
   return config.section(*sections) | {
     "inputs": {"dataset": data.content, "sids": sids_content}
   }
@@ -101,11 +104,11 @@ def _train_system(
   config: Config,
   data: Data,
   built: catalog.Catalog,
+  system: System,
   name: str,
   folder: pathlib.Path,
 ) -> None:
   mesh = sharding.make_mesh()
-  system = make_system(config, built, name)
   source = pipeline.make_source(
     data.dataset, data.split, config.input, mesh.size
   )
@@ -163,6 +166,7 @@ def _train_system(
 def load_recommender(
   config: Config,
   workdir: pathlib.Path,
+  data: Data,
   built: catalog.Catalog,
   name: str,
   step: int,
@@ -171,7 +175,8 @@ def load_recommender(
 
   Beside the recommender the probe of its levels, where it has some.
   """
-  system = make_system(config, built, name)
+  meaning = find_meaning(config, workdir, data, built)
+  system = make_system(config, built, name, meaning)
   target = jax.eval_shape(lambda: system.objective.init_params(0))
   params = checkpoint.restore_params(
     system_folder(config, workdir, name) / "checkpoints",

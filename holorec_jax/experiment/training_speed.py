@@ -161,12 +161,11 @@ def compare(
 
 def random_catalog(items: int, config: Config) -> catalog.Catalog:
   """Speed does not depend on which codes items have."""
+  sid = config.sid.nested
   rng = np.random.default_rng(0)
-  sids_IRL = rng.integers(
-    0, config.sid.codes, (items, len(config.sid.dims), config.sid.levels)
-  )
+  sids_IRL = rng.integers(0, sid.codes, (items, len(sid.dims), sid.levels))
   return catalog.build_catalog(
-    sids_IRL, sids_IRL[:, -1], np.ones(items), config.sid.codes
+    sids_IRL, sids_IRL[:, -1], np.ones(items), sid.codes
   )
 
 

@@ -7,7 +7,8 @@ from holorec_jax.ranges import check_ranges
 
 History = Literal["pooled", "codes"]
 Start = Literal["bos", "last"]
-Thought = Literal["none", "holorec", "pause"]
+Thought = Literal["none", "holorec", "s2gr", "pause"]
+Think = Literal["stepwise", "upfront"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,12 @@ class GeneratorConfig:
     tied_heads: fine heads share the code embeddings.
     repeat_bias: a learned bias on codes that lead back to items of the history
       (`models/repeats.py`).
-    thought: "none", "holorec" or "pause".
+    thought: "none", "holorec", "s2gr" or "pause" (`models/thoughts.py`).
+    think: when thoughts come: "stepwise", each before its code, or "upfront",
+      all of them before the first code.
     thought_temperature: tau of the thought's softmax.
+    thought_gate: HoloRec's gated way back of a thought; without it the state
+      at the think step is read as it is.
     thought_carry: a soft code is fed together with the state that thought it,
       which a shallow decoder would have to read back; the paper feeds the code
       alone.
@@ -58,7 +63,9 @@ class GeneratorConfig:
   tied_heads: bool = False
   repeat_bias: bool = False
   thought: Thought = "holorec"
+  think: Think = "stepwise"
   thought_temperature: float = 1.0
+  thought_gate: bool = True
   thought_carry: bool = False
 
   def __post_init__(self):

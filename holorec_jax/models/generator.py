@@ -4,6 +4,7 @@ Source: HoloRec (arXiv 2606.15331); notation of the design's methods 1.2.
 
   non-thinking   BOS f_1 .. f_{L-1}            -> f_1 .. f_L        L steps
   thinking       BOS c~_1 f_1 c~_2 .. c~_L     -> c_1 f_1 .. f_L    2L steps
+  upfront        BOS c~_1 .. c~_L f_1 ..       -> c_1 .. c_L f_1 .. f_L, as many
 
 Codes are teacher-forced, thoughts always feed the model's own prediction, so
 training unrolls the very steps that search scans (`level`).
@@ -36,15 +37,18 @@ class LevelOutput(NamedTuple):
     align_RBNV: float32 logits of the alignment heads, coarse rows first;
       None unless asked for (training only).
     thought_BND: the thought that was fed, or None.
+    ahead: coarse_BNV and thought_BND of the levels to come, where all thoughts
+      come before the first code; they are the later levels' in the end.
   """
 
   fine_BNV: jax.Array
   coarse_BNV: jax.Array | None = None
   align_RBNV: jax.Array | None = None
   thought_BND: jax.Array | None = None
+  ahead: tuple[tuple[jax.Array | None, jax.Array], ...] = ()
 
 
-def _sight(segment_BT, last_BN) -> tuple[jax.Array, jax.Array]:
+def sight(segment_BT, last_BN) -> tuple[jax.Array, jax.Array]:
   """Which slots a branch sees, its own segment up to `last`; and how far back.
 
   Returns:
@@ -106,9 +110,22 @@ class Generator(nn.Module):
     )
 
   @property
+  def first_steps(self) -> int:
+    """Decoder steps, hence cache slots, that level 0 takes."""
+    return 1 + len(self._thoughts_at(0, first=True))
+
+  @property
   def steps_per_level(self) -> int:
-    """Decoder steps, hence cache slots, that a level takes."""
-    return 1 if THOUGHTS[self.config.thought] is None else 2
+    """Decoder steps, hence cache slots, that every later level takes."""
+    return 1 + len(self._thoughts_at(1, first=False))
+
+  def _thoughts_at(self, level, first: bool) -> tuple:
+    """The levels whose thoughts come before the code of `level`."""
+    if THOUGHTS[self.config.thought] is None:
+      return ()
+    if self.config.think == "stepwise":
+      return (level,)
+    return tuple(range(self.num_levels)) if first else ()
 
   def open_branches(
     self,
@@ -127,12 +144,33 @@ class Generator(nn.Module):
       last_BN: last visible slot of each branch; N = 1 for search.
       deterministic: no dropout.
     """
+    states_BCD = self.encode(item_BT, codes, segment_BT, deterministic)
+    return self.attach(states_BCD, item_BT, codes, segment_BT, last_BN)
+
+  def encode(
+    self,
+    item_BT: jax.Array,
+    codes: Codes,
+    segment_BT: jax.Array,
+    deterministic: bool = True,
+  ) -> jax.Array:
+    """The histories' context states (B, C, D); arguments of open_branches."""
     codes_BTL = codes.fine_IL[item_BT]
     level_L = jnp.arange(self.num_levels)
     embedded_BTLD = self.code_embedding_LVD[level_L, codes_BTL]
-    states_BCD = self.encoder(embedded_BTLD, segment_BT, deterministic)
+    return self.encoder(embedded_BTLD, segment_BT, deterministic)
+
+  def attach(
+    self,
+    states_BCD: jax.Array,
+    item_BT: jax.Array,
+    codes: Codes,
+    segment_BT: jax.Array,
+    last_BN: jax.Array,
+  ) -> Context:
+    """Opens branches on encoded histories; arguments of open_branches."""
     tokens = states_BCD.shape[1] // segment_BT.shape[1]
-    visible_BNT, distance_BNT = _sight(segment_BT, last_BN)
+    visible_BNT, distance_BNT = sight(segment_BT, last_BN)
     bias_BHNT = attention.mask_to_bias(visible_BNT)[:, None]
     if self.config.cross_bias:
       bias_BHNT += jnp.moveaxis(self.cross_bias(distance_BNT), 0, 1)
@@ -140,7 +178,7 @@ class Generator(nn.Module):
     if self.config.repeat_bias:
       # A branch without a history is in segment 0, that of the empty slots.
       repeats = self.repeat_bias.open(
-        codes_BTL,
+        codes.fine_IL[item_BT],
         codes.share_IL[item_BT],
         visible_BNT & (segment_BT[:, None] > 0),
         distance_BNT,
@@ -204,22 +242,28 @@ class Generator(nn.Module):
         match_BNT = context.repeats.follow(state.match_BNT, level - 1, code_BN)
         state = dataclasses.replace(state, match_BNT=match_BNT)
     state_BND, state = self.decoder.step(x_BND, state, context, deterministic)
-    coarse_BNV = thought_BND = align_RBNV = None
-    if self.thought is not None:
+    thoughts: list[tuple] = []
+    for own in self._thoughts_at(level, first=code_BN is None):
+      assert self.thought is not None  # as there are thoughts
       thought_BND, coarse_BNV = self.thought.think(
-        state_BND, level, self.code_embedding_LVD[level]
+        state_BND, own, self.code_embedding_LVD[own]
       )
       fed_BND = self.thought.feed(state_BND, thought_BND)
       state_BND, state = self.decoder.step(
         fed_BND, state, context, deterministic
       )
       state_BND = self.thought.inject(state_BND, thought_BND)
+      thoughts.append((coarse_BNV, thought_BND))
+    align_RBNV = None
     if align and self.num_aligned:
       align_RBNV = self._align_logits(state_BND, level)
     fine_BNV = self._fine_logits(state_BND, level)
     if context.repeats is not None:
       fine_BNV += self.repeat_bias(context.repeats, state.match_BNT, level)
-    return state, LevelOutput(fine_BNV, coarse_BNV, align_RBNV, thought_BND)
+    (coarse_BNV, thought_BND), *ahead = thoughts or [(None, None)]
+    return state, LevelOutput(
+      fine_BNV, coarse_BNV, align_RBNV, thought_BND, tuple(ahead)
+    )
 
   def _align_logits(self, state_BND, level) -> jax.Array:
     logits = [
@@ -250,7 +294,12 @@ class Generator(nn.Module):
     context = self.open_branches(
       batch.item_BT, codes, batch.segment_BT, batch.last_BN, deterministic
     )
-    target_BNL = codes.fine_IL[batch.target_BN]
+    return self.unroll(context, codes.fine_IL[batch.target_BN], deterministic)
+
+  def unroll(
+    self, context: Context, target_BNL: jax.Array, deterministic: bool = True
+  ) -> list[LevelOutput]:
+    """`__call__` on branches that are open, with the codes to feed."""
     state = self.start(context)
     outputs = []
     for level in range(self.num_levels):
@@ -259,4 +308,8 @@ class Generator(nn.Module):
         state, context, level, previous, deterministic, align=True
       )
       outputs.append(output)
+    for level, (coarse_BNV, thought_BND) in enumerate(outputs[0].ahead, 1):
+      outputs[level] = outputs[level]._replace(
+        coarse_BNV=coarse_BNV, thought_BND=thought_BND
+      )
     return outputs

@@ -8,8 +8,10 @@ the same three.
 
   none     no think step (non-thinking mode, L decoder steps)
   holorec  a soft coarse code, gated back (methods 1.2, HoloRec)
-  pause    a learned vector per level and no supervision: the control that
-           tells extra compute from supervision (methods 4.2)
+  s2gr     t_l = state + p_l, a learned vector per level; training pulls it to
+           a cluster of the codes to come (methods 2.2, train/s2gr_loss.py)
+  pause    the same without supervision: the control that tells extra compute
+           from supervision (methods 4.2)
 """
 
 import jax
@@ -34,9 +36,10 @@ class HoloRecThought(nn.Module):
       scaled_normal(d_model),
       (self.num_levels, d_model, self.num_codes),
     )
-    self.gate = dense(d_model, 2 * d_model, use_bias=True)
-    self.projection = dense(d_model, d_model)
-    self.norm = nn.LayerNorm()
+    if self.config.thought_gate:
+      self.gate = dense(d_model, 2 * d_model, use_bias=True)
+      self.projection = dense(d_model, d_model)
+      self.norm = nn.LayerNorm()
 
   def think(self, state_BND, level, embedding_VD):
     """State -> (thought (B, N, D), coarse logits (B, N, V) float32)."""
@@ -57,6 +60,8 @@ class HoloRecThought(nn.Module):
 
   def inject(self, state_BND, thought_BND):
     """LayerNorm(h + sigmoid(W_g [h ; c~] + b_g) * W_p c~)."""
+    if not self.config.thought_gate:
+      return state_BND
     gate_BND = nn.sigmoid(
       self.gate(jnp.concatenate([state_BND, thought_BND], axis=-1))
     )
@@ -64,7 +69,10 @@ class HoloRecThought(nn.Module):
 
 
 class PauseThought(nn.Module):
-  """A learned vector per level: the same extra step, nothing to say."""
+  """t_l = state + p_l, the same extra step with nothing of its own to say.
+
+  What S2GR's thought has beyond it is a loss.
+  """
 
   config: GeneratorConfig
   num_levels: int
@@ -91,5 +99,6 @@ class PauseThought(nn.Module):
 THOUGHTS = {
   "none": None,
   "holorec": HoloRecThought,
+  "s2gr": PauseThought,
   "pause": PauseThought,
 }

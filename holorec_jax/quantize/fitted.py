@@ -1,10 +1,13 @@
-"""A fitted quantizer: frozen parameters, items' codes, and its files."""
+"""A fitted quantizer: frozen parameters, items' codes, and its files.
+
+`FittedQuantizer` is the nested one; the files serve those of every kind.
+"""
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,13 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from holorec_jax import artifacts
 from holorec_jax.errors import UserError
 from holorec_jax.quantize import nested, residual
 
 # One program for catalogues and single new items alike, so that an item's
 # codes do not depend on the company it is encoded in.
 CHUNK = 1024
-VERSION = 1
+VERSION = 2
+KIND = "nested"
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -71,6 +76,16 @@ def check_vectors(vectors_IW: np.ndarray) -> None:
     )
 
 
+def check_width(vectors_NW: np.ndarray, width: int) -> None:
+  """Raises UserError unless these are vectors as the fit had them."""
+  check_vectors(vectors_NW)
+  if vectors_NW.shape[1] != width:
+    raise UserError(
+      f"item vectors have {vectors_NW.shape[1]} columns; this quantizer was "
+      f"fitted on {width}: build them as for the fit."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class FittedQuantizer:
   """What `fit.fit` returns.
@@ -97,42 +112,65 @@ class FittedQuantizer:
 
   def encode(self, vectors_NW: np.ndarray) -> np.ndarray:
     """Codes (N, R, L) of any items, new ones too, by the frozen quantizer."""
-    self._check(vectors_NW)
+    check_width(vectors_NW, self._width)
     return encode_items(self.params, vectors_NW, self.config)[0]
 
   def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
     """(N, D): what the fine row's last level quantized; for `reassign`."""
-    self._check(vectors_NW)
+    check_width(vectors_NW, self._width)
     return encode_items(self.params, vectors_NW, self.config)[1]
 
-  def _check(self, vectors_NW):
-    check_vectors(vectors_NW)
-    width = self.params["encoder"]["Dense_0"]["kernel"].shape[0]
-    if vectors_NW.shape[1] != width:
-      raise UserError(
-        f"item vectors have {vectors_NW.shape[1]} columns; this quantizer was "
-        f"fitted on {width}: build them as for the fit."
-      )
+  @property
+  def _width(self) -> int:
+    return self.params["encoder"]["Dense_0"]["kernel"].shape[0]
+
+  @property
+  def dims(self) -> tuple[int, ...]:
+    """Latent dimensions of each granularity."""
+    return self.config.dims
 
   def save(self, folder: str | os.PathLike[str]) -> None:
     """Writes quantizer.npz and quantizer.json into an existing folder."""
-    flat = traverse_util.flatten_dict(self.params, sep="/")
-    arrays: dict[str, Any] = {
-      f"params/{name}": np.asarray(a) for name, a in flat.items()
-    }
-    path = pathlib.Path(folder)
-    np.savez(path / "quantizer.npz", sids=self.sids_IRL, **arrays)
-    about = {
-      "version": VERSION,
-      "config": dataclasses.asdict(self.config),
-      "reconstruction": self.reconstruction,
-      "history": self.history,
-    }
-    (path / "quantizer.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_files(folder, KIND, self)
 
 
 def load(folder: str | os.PathLike[str]) -> FittedQuantizer:
   """Reads what `FittedQuantizer.save` wrote.
+
+  Raises:
+    UserError: a file is missing, of another version or of another kind.
+  """
+  return FittedQuantizer(**read_files(folder, KIND, nested.NestedConfig))
+
+
+def write_files(
+  folder: str | os.PathLike[str], kind: str, quantizer: Any
+) -> None:
+  """Writes the fields that all fitted quantizers have.
+
+  Args:
+    folder: gets quantizer.npz and quantizer.json.
+    kind: a key of `quantizers.QUANTIZERS`.
+    quantizer: with config, params, sids_IRL, reconstruction and history.
+  """
+  flat = traverse_util.flatten_dict(quantizer.params, sep="/")
+  arrays: dict[str, Any] = {
+    f"params/{name}": np.asarray(a) for name, a in flat.items()
+  }
+  path = pathlib.Path(folder)
+  np.savez(path / "quantizer.npz", sids=quantizer.sids_IRL, **arrays)
+  about = {
+    "version": VERSION,
+    "kind": kind,
+    "config": dataclasses.asdict(quantizer.config),
+    "reconstruction": quantizer.reconstruction,
+    "history": quantizer.history,
+  }
+  artifacts.write_json(path / "quantizer.json", about)
+
+
+def read_about(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """quantizer.json.
 
   Raises:
     UserError: a file is missing or of another version.
@@ -141,11 +179,29 @@ def load(folder: str | os.PathLike[str]) -> FittedQuantizer:
   for name in ("quantizer.json", "quantizer.npz"):
     if not (path / name).is_file():
       raise UserError(f"{path / name} is missing; fit the quantizer again.")
-  about = json.loads((path / "quantizer.json").read_text())
+  about = artifacts.read_json(path / "quantizer.json")
   if about["version"] != VERSION:
     raise UserError(
       f"{path / 'quantizer.json'} has version {about['version']}, this "
       f"release reads {VERSION}; fit the quantizer again."
+    )
+  return about
+
+
+def read_files(
+  folder: str | os.PathLike[str], kind: str, config_type: Callable[..., Any]
+) -> dict[str, Any]:
+  """What `write_files` wrote, as arguments of a fitted quantizer.
+
+  Raises:
+    UserError: a file is missing, of another version or of another kind.
+  """
+  about = read_about(folder)
+  path = pathlib.Path(folder)
+  if about["kind"] != kind:
+    raise UserError(
+      f"{path / 'quantizer.json'} is of the kind {about['kind']!r}, not "
+      f"{kind!r}; quantizers.load reads every kind."
     )
   config: dict[str, Any] = {
     name: tuple(value) if isinstance(value, list) else value
@@ -158,10 +214,10 @@ def load(folder: str | os.PathLike[str]) -> FittedQuantizer:
       if name != "sids"
     }
     sids_IRL = arrays["sids"]
-  return FittedQuantizer(
-    nested.NestedConfig(**config),
-    traverse_util.unflatten_dict(flat, sep="/"),
-    sids_IRL,
-    about["reconstruction"],
-    about["history"],
-  )
+  return {
+    "config": config_type(**config),
+    "params": traverse_util.unflatten_dict(flat, sep="/"),
+    "sids_IRL": sids_IRL,
+    "reconstruction": about["reconstruction"],
+    "history": about["history"],
+  }

@@ -17,6 +17,8 @@ from holorec_jax.quantize import residual
 
 # Lloyd's iterations see at most this many points per cluster.
 SAMPLE_PER_CLUSTER = 256
+# The first centres are chosen among this many.
+SEEDS_PER_CLUSTER = 32
 CHUNK = 8192
 MAX_RATIO = 4
 
@@ -64,11 +66,24 @@ def _lloyd(points_Id, centres_Vd, iterations):
   return jax.lax.scan(step, start, rates)[0]
 
 
-def _seeds(points_Id, num_clusters, rng):
-  """k-means++ on a sample: spread-out first centres."""
-  sample_Sd = points_Id[
-    rng.choice(len(points_Id), min(len(points_Id), 32 * num_clusters), False)
-  ]
+def seeds(
+  points_Id: np.ndarray | jax.Array,
+  num_points: int,
+  num_clusters: int,
+  rng: np.random.Generator,
+) -> np.ndarray:
+  """k-means++ on a sample of the first num_points: spread-out first centres.
+
+  Raises:
+    UserError: fewer points than clusters.
+  """
+  if num_points < num_clusters:
+    raise UserError(
+      f"{num_clusters} codes are more than {num_points} items can fill; "
+      f"lower the number of codes per level to at most {num_points}."
+    )
+  size = min(num_points, SEEDS_PER_CLUSTER * num_clusters)
+  sample_Sd = np.asarray(points_Id[rng.choice(num_points, size, False)])
   chosen = [int(rng.integers(len(sample_Sd)))]
   distance_S = np.full(len(sample_Sd), np.inf, np.float32)
   for _ in range(num_clusters - 1):
@@ -95,16 +110,11 @@ def balanced_kmeans(
     UserError: fewer points than clusters.
   """
   num_points = len(points_Id)
-  if num_points < num_clusters:
-    raise UserError(
-      f"{num_clusters} codes are more than {num_points} items can fill; "
-      f"lower the number of codes per level to at most {num_points}."
-    )
   rng = np.random.default_rng(seed)
   size = min(num_points, SAMPLE_PER_CLUSTER * num_clusters)
   sample_Sd = points_Id[np.sort(rng.choice(num_points, size, False))]
   centres_Vd, price_V = _lloyd(
-    sample_Sd, _seeds(points_Id, num_clusters, rng), iterations
+    sample_Sd, seeds(points_Id, num_points, num_clusters, rng), iterations
   )
   cluster_I = np.array(assign(points_Id, centres_Vd, price_V))
   _repair(cluster_I, points_Id, np.asarray(centres_Vd))

@@ -5,6 +5,10 @@ reads a prefix of the latent and of the codebooks that all rows share. HoloRec
 (arXiv 2606.15331) fixes the losses `reconstruction` and `quantization`; of the
 holistic loss only the aim is known, and its obvious form trains nothing, see
 `NestedQuantizer`.
+
+One granularity, dims=(32,), is the RQ-VAE of TIGER (arXiv 2305.05065). S2GR's
+(arXiv 2601.18664, methods 2.1) adds `uniformity` and `balance` to that, and
+vectors smoothed over the item graph (vectors.smooth_alpha).
 """
 
 import dataclasses
@@ -39,6 +43,10 @@ class NestedConfig:
     balance: pressure on crowded codes in training: a code used n times the
       mean looks 1 + balance (n - 1) times as far, clipped to 1 +- 2 balance,
       which has to stay positive.
+    uniformity: weight of the repulsion between a level's code vectors; 0 for
+      none. S2GR's is 0.1.
+    uniformity_margin: distance below which code vectors repel; the latent has
+      variance one per dimension as training begins.
     batch_size: items per step.
     learning_rate: AdamW's, constant.
     weight_decay: AdamW's.
@@ -56,6 +64,8 @@ class NestedConfig:
   holistic: Holistic = "decode"
   commitment: float = 0.25
   balance: float = 0.1
+  uniformity: float = 0.0
+  uniformity_margin: float = 1.0
   batch_size: int = 1024
   learning_rate: float = 1e-3
   weight_decay: float = 1e-4
@@ -67,11 +77,13 @@ class NestedConfig:
   def __post_init__(self):
     check_ranges(
       self,
-      "config.sid",
+      "config.sid.nested",
       levels="[1, inf)",
       codes="[1, inf)",
       commitment="[0, inf)",
       balance="[0, 0.5)",
+      uniformity="[0, inf)",
+      uniformity_margin="(0, inf)",
       batch_size="[1, inf)",
       learning_rate="(0, inf)",
       weight_decay="[0, inf)",
@@ -83,12 +95,14 @@ class NestedConfig:
     grow = list(self.dims) == sorted(set(self.dims))
     if not self.dims or self.dims[0] < 1 or not grow:
       raise UserError(
-        f"config.sid.dims is {self.dims}; expected latent widths from 1 that"
-        " grow from the coarse to the fine granularity, such as (8, 16, 32)."
+        f"config.sid.nested.dims is {self.dims}; expected latent widths from"
+        " 1 that grow from the coarse to the fine granularity, such as"
+        " (8, 16, 32)."
       )
     if any(width < 1 for width in self.hidden):
       raise UserError(
-        f"config.sid.hidden is {self.hidden}; expected widths of at least 1."
+        f"config.sid.nested.hidden is {self.hidden}; expected widths of at"
+        " least 1."
       )
 
 
@@ -159,6 +173,22 @@ def cumulative_loss(rows: Sequence[residual.Chain], mu: float) -> jax.Array:
   return jnp.mean(jnp.stack(pulls))
 
 
+def uniformity_loss(codebooks_LVD: jax.Array, margin: float) -> jax.Array:
+  """Mean over pairs of a level's codes of max(0, margin - |e_i - e_j|)^2.
+
+  S2GR's. Equal vectors have no direction to part in, so no gradient.
+  """
+  norm_LV = jnp.sum(codebooks_LVD**2, -1)
+  squared_LVV = norm_LV[:, :, None] + norm_LV[:, None]
+  squared_LVV -= 2 * jnp.einsum("lvd,lwd->lvw", codebooks_LVD, codebooks_LVD)
+  num_codes = codebooks_LVD.shape[1]
+  other_VV = ~np.eye(num_codes, dtype=bool)
+  # The floor keeps the root's gradient finite.
+  near_LVV = margin - jnp.sqrt(jnp.maximum(squared_LVV, 1e-8))
+  loss_LVV = jnp.where(other_VV, jnp.maximum(near_LVV, 0.0) ** 2, 0.0)
+  return jnp.mean(jnp.sum(loss_LVV, (1, 2))) / (num_codes * (num_codes - 1))
+
+
 def rows_to_decode(
   num_items: int, num_rows: int, holistic: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -223,8 +253,12 @@ class NestedQuantizer(nn.Module):
       holistic = cumulative_loss(rows, config.commitment)
     else:
       holistic = jnp.sum(error_B * ~fine_B) / max(1, np.sum(~fine_B))
-    return {
+    losses = {
       "reconstruction": jnp.sum(error_B * fine_B) / np.sum(fine_B),
       "quantization": quantization_loss(rows, config.commitment),
       "holistic": holistic,
     }
+    if config.uniformity:
+      repulsion = uniformity_loss(codebooks_LVD, config.uniformity_margin)
+      losses["uniformity"] = config.uniformity * repulsion
+    return losses

@@ -59,8 +59,11 @@ def chain(
   z_Bd: jax.Array,
   codebooks_LVD: jax.Array,
   weight_LV: jax.Array | None = None,
+  price_LV: jax.Array | None = None,
 ) -> Chain:
   """Quantizes z_Bd greedily; codebooks may be wider than z (sliced here).
+
+  Weights and prices of codes are those of `nearest`.
 
   Gradients: q_l reaches the codebooks, r_l reaches z alone, since residuals
   subtract a constant q.
@@ -71,6 +74,7 @@ def chain(
     code_B = nearest(
       jax.lax.stop_gradient(residuals[-1]),
       jax.lax.stop_gradient(codes_Vd),
+      0.0 if price_LV is None else price_LV[level],
       weight_V=None if weight_LV is None else weight_LV[level],
     )
     codes.append(code_B)

@@ -114,6 +114,7 @@ def generator_loss(
     parts[name] = parts.get(name, jnp.float32(0)) + value
 
   metrics = {"targets": jnp.sum(weight_BN)}
+  right_BN = jnp.ones(weight_BN.shape, bool)
   for level, output in enumerate(outputs):
     gold_BN = fine_BNL[..., level]
     fine_BNV, valid_BNV = output.fine_BNV, None
@@ -126,6 +127,8 @@ def generator_loss(
     add("fine", total(fine) / levels)
     hit_BN = jnp.argmax(fine_BNV, axis=-1) == gold_BN
     metrics[f"accuracy/level_{level}"] = total(hit_BN)
+    right_BN &= hit_BN
+    metrics[f"accuracy/prefix_{level}"] = total(right_BN)
     if level >= supervised:
       continue
     coarse_BN = sids_BNRL[:, :, 0, level]

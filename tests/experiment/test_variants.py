@@ -13,12 +13,13 @@ from holorec_jax.catalog import CatalogConfig
 from holorec_jax.data.splits import SplitConfig
 from holorec_jax.evaluate import report
 from holorec_jax.experiment import evaluation, preparation
+from holorec_jax.quantize.quantizers import SidConfig
 
 CODES = 9
 PLAIN = dataclasses.replace(
   TINY,
   systems=("plain",),
-  sid=dataclasses.replace(TINY.sid, codes=16),
+  sid=SidConfig(nested=dataclasses.replace(TINY.sid.nested, codes=16)),
   model=dataclasses.replace(TINY.model, encoder_layers=0),
   train=dataclasses.replace(TINY.train, epochs=1),
 )

@@ -8,6 +8,7 @@ from holorec_jax.experiment import evaluation, preparation, training
 from holorec_jax.experiment.config import Config, as_config_dict, load_config
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.quantize.nested import NestedConfig
+from holorec_jax.quantize.quantizers import SidConfig
 from holorec_jax.train.loop import TrainConfig
 from holorec_jax.vectors.assemble import VectorConfig
 
@@ -17,8 +18,10 @@ TINY = Config(
     source="synthetic", synthetic=SyntheticConfig(users=120, items=80)
   ),
   vectors=VectorConfig(text_dims=16, cooccurrence_dims=8),
-  sid=NestedConfig(
-    dims=(2, 4), levels=2, codes=8, hidden=(16,), steps=60, warmup_steps=20
+  sid=SidConfig(
+    nested=NestedConfig(
+      dims=(2, 4), levels=2, codes=8, hidden=(16,), steps=60, warmup_steps=20
+    )
   ),
   input=PipelineConfig(max_history=8, targets_per_batch=256),
   model=GeneratorConfig(

@@ -172,3 +172,31 @@ def test_smoothing_concerns_fine_codes_only():
   _, smooth = evaluate(outputs, label_smoothing=0.2)
   assert float(plain["loss/align"]) == float(smooth["loss/align"])
   assert float(plain["loss/fine"]) != float(smooth["loss/fine"])
+
+
+def test_a_prefix_is_right_when_all_its_codes_are():
+  def level(*best):
+    return LevelOutput(jax.nn.one_hot(jnp.array([best]), 3))
+
+  outputs = [level(0, 1, 2), level(1, 1, 1), level(2, 2, 0)]
+  gold_BNL = jnp.array([[[0, 1, 2], [0, 1, 2], [2, 1, 1]]])
+  weight_BN = jnp.array([[1.0, 1.0, 0.5]])
+  embedding_LVD = jnp.zeros((3, 3, 2))
+
+  def prefixes(packed_BNLX=None):
+    _, metrics = generator_loss(
+      outputs,
+      gold_BNL,
+      gold_BNL[:, :, None],
+      weight_BN,
+      embedding_LVD,
+      LossConfig(),
+      packed_BNLX,
+    )
+    return [float(metrics[f"accuracy/prefix_{level}"]) for level in range(3)]
+
+  assert prefixes() == [1.5, 1.5, 1.0]
+  # Where no item has the code that ranks first, the next one does.
+  packed_BNLX = np.full((1, 3, 3, 1), 0b111, np.uint8)
+  packed_BNLX[0, 1, 0] = 0b101
+  assert prefixes(jnp.asarray(packed_BNLX)) == [2.5, 2.5, 2.0]

@@ -1,0 +1,136 @@
+"""What tells systems and their ablations apart: a few leaves each.
+
+`choose` applies a variant, the name behind the colon of a config file, to a
+config that holds data and network already. Every variant starts from the same
+leaves, so that rows of launch/compare.py differ in what is written here.
+"""
+
+import functools
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from holorec_jax.errors import UserError
+
+Change = Callable[[ConfigDict], None]
+
+
+def _set(config: ConfigDict, system: str, **leaves) -> None:
+  """Names the system and sets leaves, `section__leaf` each."""
+  config.systems = (system,)
+  for name, value in leaves.items():
+    *sections, leaf = name.split("__")
+    functools.reduce(lambda part, key: part[key], sections, config)[leaf] = (
+      value
+    )
+
+
+def _holorec(system: str = "thinking", **leaves) -> Change:
+  return lambda config: _set(config, system, **leaves)
+
+
+def _tiger(**leaves) -> Change:
+  """TIGER's codes: one granularity, collisions numbered by a further level."""
+  tiger = {
+    "sid__nested__dims": (32,),
+    "sid__nested__balance": 0.0,
+    "catalog__collisions": "extra_level",
+  }
+  return lambda config: _set(config, "plain", **tiger | leaves)
+
+
+def _s2gr(system: str = "s2gr", **leaves) -> Change:
+  """S2GR's codes: three levels, smoothed vectors, uniformity, balance."""
+  codes = {
+    "sid__nested__dims": (32,),
+    "sid__nested__levels": 3,
+    "sid__nested__uniformity": 0.1,
+    "vectors__window": 5,
+    "vectors__decay": 1.0,
+    "vectors__neighbours": 50,
+    "vectors__smooth_hops": 3,
+    "vectors__smooth_alpha": 0.5,
+  }
+  return lambda config: _set(config, system, **codes | leaves)
+
+
+def _reg4rec(**leaves) -> Change:
+  """REG4Rec's codes: parallel codebooks; a level has no tree above it."""
+  codes = {
+    "sid__quantizer": "parallel",
+    "model__softmax": "level",
+    "model__repeat_bias": False,
+  }
+  return lambda config: _set(config, "reg4rec", **codes | leaves)
+
+
+def _sasrec(**leaves) -> Change:
+  """No codes; those of the artefacts are of the quickest quantizer."""
+  sasrec = {
+    "sid__quantizer": "rq_kmeans",
+    "sasrec__d_model": 64,
+    "sasrec__num_heads": 2,
+    "sasrec__d_ff": 128,
+    "optim__learning_rate": 8e-3,
+  }
+  return lambda config: _set(config, "sasrec", **sasrec | leaves)
+
+
+_RQ_CODES = {"sid__quantizer": "nested", "sid__nested__dims": (32,)}
+
+VARIANTS: dict[str, Change] = {
+  # HoloRec, its modes, its ablations.
+  "thinking": _holorec(),
+  "non_thinking": _holorec("non_thinking"),
+  "pause": _holorec("pause"),
+  "published": _holorec(sids_path="reference_sids/holorec_rows_8_16_32.json"),
+  "no_nesting": _holorec(sid__nested__dims=(32,)),
+  "no_holo": _holorec(sid__nested__holistic="off"),
+  "holo_cumulative": _holorec(sid__nested__holistic="cumulative"),
+  "no_align_heads": _holorec("plain"),
+  "no_gate": _holorec(model__thought_gate=False),
+  "no_match": _holorec(loss__thought_match=0.0),
+  "no_coarse": _holorec(loss__thought=0.0),
+  "coarse_4": _holorec(sid__nested__dims=(4, 16, 32)),
+  "coarse_16": _holorec(sid__nested__dims=(16, 24, 32)),
+  # TIGER.
+  "tiger": _tiger(),
+  "tiger_leaf": _tiger(catalog__collisions="leaf"),
+  # S2GR.
+  "s2gr": _s2gr(),
+  "s2gr_pause": _s2gr("pause"),
+  "s2gr_none": _s2gr("plain"),
+  "s2gr_no_graph": _s2gr(vectors__smooth_hops=0),
+  "s2gr_no_uniformity": _s2gr(sid__nested__uniformity=0.0),
+  "s2gr_no_balance": _s2gr(sid__nested__balance=0.0),
+  "s2gr_no_align": _s2gr(s2gr__align=0.0),
+  "s2gr_no_guide": _s2gr(s2gr__nce=0.0),
+  "s2gr_upfront": _s2gr(model__think="upfront"),
+  # REG4Rec.
+  "reg4rec": _reg4rec(),
+  "reg4rec_corp": _reg4rec(search__corp=True),
+  "reg4rec_fixed": _reg4rec(reg4rec__fixed_order=True),
+  "reg4rec_rqvae": _reg4rec(**_RQ_CODES),
+  "reg4rec_2": _reg4rec(sid__parallel__codebooks=2),
+  "reg4rec_6": _reg4rec(sid__parallel__codebooks=6),
+  "reg4rec_8": _reg4rec(sid__parallel__codebooks=8),
+  # SASRec.
+  "sasrec": _sasrec(),
+  "sasrec_bce": _sasrec(sasrec_loss__loss="bce"),
+  "sasrec_bpr": _sasrec(sasrec_loss__loss="bpr"),
+}
+
+
+def choose(config: ConfigDict, variant: str) -> ConfigDict:
+  """The config of a variant.
+
+  Raises:
+    UserError: there is no such variant.
+  """
+  if variant not in VARIANTS:
+    raise UserError(
+      f"there is no variant {variant!r}; behind the colon goes one of"
+      f" {', '.join(VARIANTS)}."
+    )
+  VARIANTS[variant](config)
+  return config

@@ -1,0 +1,257 @@
+"""Preference alignment: checkpoints/ of the headline system -> aligned/.
+
+A stage of its own that starts from the best supervised checkpoint, of whatever
+system generates codes. The supervised model is the first candidate, so what is
+chosen by validation is never worse there; test metrics of both lie side by side
+in aligned/results.json.
+"""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from holorec_jax import artifacts, config_fields, sharding
+from holorec_jax.catalog import Catalog
+from holorec_jax.codes import device_codes
+from holorec_jax.data.windows import TargetWindows
+from holorec_jax.decode.engine import Engine, TreeEngine
+from holorec_jax.decode.recommender import Recommender
+from holorec_jax.decode.requests import Filters
+from holorec_jax.decode.set_search import SetEngine
+from holorec_jax.errors import UserError
+from holorec_jax.evaluate import intervals, metrics, targets
+from holorec_jax.experiment import preparation, training
+from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.meaning import find_meaning
+from holorec_jax.experiment.preparation import Data
+from holorec_jax.experiment.systems import System, make_system
+from holorec_jax.quantize.categories import leaf_categories
+from holorec_jax.train import checkpoint, loop, preference_loop, seal
+from holorec_jax.train.preference import (
+  Ground,
+  PreferenceConfig,
+  PreferenceObjective,
+)
+from holorec_jax.train.preference_rewards import make_tables
+from holorec_jax.train.preference_sampling import (
+  Policy,
+  SetPolicy,
+  TreePolicy,
+)
+
+FOLDER = "aligned"
+RESULTS = "results.json"
+
+
+def make_policy(engine: Engine, name: str) -> Policy:
+  """How a system draws paths; it follows from how it is searched.
+
+  Raises:
+    UserError: it generates no codes.
+  """
+  if isinstance(engine, TreeEngine):
+    return TreePolicy(engine.model)
+  if isinstance(engine, SetEngine):
+    return SetPolicy(
+      engine.model, "fixed" if engine.order == "fixed" else "confident"
+    )
+  raise UserError(
+    f"config.systems[0] is {name!r}, which scores items and generates no codes:"
+    " there are no paths to align. Name a generative system first."
+  )
+
+
+def align(
+  config: Config, preference: PreferenceConfig, workdir: pathlib.Path
+) -> None:
+  """Aligns the headline system, from where it was stopped, and measures.
+
+  Raises:
+    UserError: it is not trained, or generates no codes, or aligned/ was made
+      with another config or from another checkpoint.
+  """
+  name = config.systems[0]
+  config = dataclasses.replace(config, systems=(name,))
+  data = preparation.load_data(config, workdir)
+  built, sids_content = preparation.load_catalog(config, workdir, data)
+  step = training.best_steps(config, workdir, data, sids_content)[name]
+  meaning = find_meaning(config, workdir, data, built)
+  system = make_system(config, built, name, meaning)
+  policy = make_policy(system.engine, name)
+  supervised = training.system_folder(config, workdir, name) / "checkpoints"
+  seal_file = supervised / str(step) / seal.SEAL
+  made_from = {
+    "preference": config_fields.resolved(dataclasses.asdict(preference)),
+    "system": name,
+    "dataset": data.content,
+    "sids": sids_content,
+    "checkpoint": {"step": step, "content": artifacts.hash_file(seal_file)},
+  }
+  folder = workdir / FOLDER
+  config_fields.check_same_config(folder / "checkpoints", made_from)
+  measured_with = made_from | config.section("search")
+  path = folder / RESULTS
+  if path.exists() and artifacts.read_json(path)["made_from"] == measured_with:
+    logging.info("%s/%s is finished", FOLDER, RESULTS)
+    return
+  params = _restore(system, supervised, step)
+  answers = _Answers(config, data, built, system)
+  progress = _align(
+    config, preference, data, built, system, policy, params, answers, folder
+  )
+  aligned = _restore(system, folder / "checkpoints", progress.best_step)
+  artifacts.write_json(
+    path,
+    {
+      "system": name,
+      "steps": {"supervised": step, "aligned": progress.best_step},
+      "seconds": round(progress.seconds, 1),
+      "valid": answers.compare(params, aligned, "valid"),
+      "test": answers.compare(params, aligned, "test"),
+      "made_from": measured_with,
+    },
+  )
+
+
+def _restore(system: System, folder: pathlib.Path, step: int) -> dict:
+  target = jax.eval_shape(lambda: system.objective.init_params(0))
+  return checkpoint.restore_params(folder, step, target, field="average")
+
+
+def _align(
+  config: Config,
+  preference: PreferenceConfig,
+  data: Data,
+  built: Catalog,
+  system: System,
+  policy: Policy,
+  params: dict,
+  answers: "_Answers",
+  folder: pathlib.Path,
+) -> loop.Progress:
+  mesh = sharding.make_mesh()
+  # The same for 1, 2, 4 and 8 devices, as in training.
+  multiple = math.lcm(8, mesh.size)
+  windows = TargetWindows(
+    data.dataset,
+    data.split,
+    -(-preference.users // multiple) * multiple,
+    config.input.max_history,
+    preference.reward.window,
+    preference.seed,
+  )
+  ground = Ground(
+    device_codes(built, config.model.softmax),
+    system.engine.place(built)[1],
+    make_tables(
+      built.codes_IL, leaf_categories(data.dataset)[0], policy.ordered
+    ),
+  )
+  progress = preference_loop.align(
+    PreferenceObjective(policy, system.objective, preference),
+    params,
+    windows,
+    jax.device_put(ground, sharding.replicated(mesh)),
+    answers.validate,
+    mesh,
+    config.optim,
+    config.train.dtype,
+    folder,
+    f"{config.systems[0]}, {FOLDER}",
+  )
+  logging.info(
+    "%s, aligned: best %s %.4f at step %d, %.0f s",
+    config.systems[0],
+    loop.METRIC,
+    progress.best,
+    progress.best_step,
+    progress.seconds,
+  )
+  return progress
+
+
+class _Answers:
+  """What parameters make of the validation sample and of the test users."""
+
+  def __init__(
+    self, config: Config, data: Data, built: Catalog, system: System
+  ):
+    self._rows = {
+      # The sample that training validates on.
+      "valid": sample_valid(config, data),
+      "test": targets.from_positions(data.dataset, data.split.test),
+    }
+    self._recommender = Recommender(
+      system.engine,
+      {},  # every question brings its own parameters
+      built,
+      sharding.make_mesh(),
+      config.input.max_history,
+      config.search,
+    )
+
+  def _ranks(
+    self, params: dict, split: str, unseen: bool = False, progress: str = ""
+  ) -> np.ndarray:
+    rows = self._rows[split]
+    self._recommender.set_params(params)
+    found = self._recommender.recommend(
+      training.histories_of(rows),
+      Filters(exclude_seen=unseen),
+      progress=progress,
+    )
+    return metrics.target_ranks(found.items_UK, rows.items_U)
+
+  def validate(self, params: dict) -> dict[str, float]:
+    """As in training: seen items kept."""
+    means = metrics.summarise(self._ranks(params, "valid"))
+    return {f"valid/{key}": value for key, value in means.items()}
+
+  def compare(
+    self, supervised: dict, aligned: dict, split: str
+  ) -> dict[str, Any]:
+    """Metrics of both, and aligned minus supervised with 95 % intervals."""
+    table: dict[str, Any] = {"users": len(self._rows[split])}
+    for seen in ("kept", "removed"):
+      rank_U, other_U = (
+        self._ranks(params, split, seen == "removed", f"{which}, {split}")
+        for which, params in (("aligned", aligned), ("supervised", supervised))
+      )
+      table[seen] = {
+        "supervised": metrics.summarise(other_U),
+        "aligned": metrics.summarise(rank_U),
+        "gain": intervals.paired_difference(rank_U, other_U),
+      }
+    return table
+
+
+def sample_valid(config: Config, data: Data) -> targets.Targets:
+  """The validation users of training and alignment."""
+  rows = targets.from_positions(data.dataset, data.split.valid)
+  sample = np.random.default_rng(config.train.seed).permutation(len(rows))
+  return rows.take(np.sort(sample[: config.train.valid_users]))
+
+
+def summarise(workdir: pathlib.Path) -> None:
+  """Prints supervised and aligned side by side."""
+  tree = artifacts.read_json(workdir / FOLDER / RESULTS)
+  steps = tree["steps"]
+  print(
+    f"{tree['system']}: aligned step {steps['aligned']} against the supervised"
+    f" checkpoint {steps['supervised']}"
+  )
+  for split in ("valid", "test"):
+    for seen in ("kept", "removed"):
+      part = tree[split][seen]
+      for name in ("recall@10", "ndcg@10"):
+        gain, low, high = part["gain"][name]
+        print(
+          f"  {split:5s} seen {seen:7s} {metrics.title(name):9s}"
+          f" {part['supervised'][name]:.4f} -> {part['aligned'][name]:.4f}"
+          f"  ({gain:+.4f}, 95 % {low:+.4f} .. {high:+.4f})"
+        )

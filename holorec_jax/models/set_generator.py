@@ -1,0 +1,251 @@
+"""REG4Rec's generator: histories in, an unordered set of codes out.
+
+Source: REG4Rec (arXiv 2508.15308); notation of the design's methods 3.2. An
+item is one code of each of M codebooks, chosen in an order that the model
+picks for each user. The decoder is fed BOS and then the codes chosen so far;
+from its state h every codebook has logits of its own,
+
+  logits_r(v) = cos(tower_r(h), z_rv) / temperature
+
+CRSS (confidence-based reasoning step selection): every unused codebook
+proposes its best code, and the codebook with the most probable proposal comes
+next. In training it is fed the target's code, in search any code that leads to
+an item. Given the model, the order follows from the codes chosen so far, so the
+probabilities of all code sets sum to one, however the orders differ.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from holorec_jax.codes import Codes
+from holorec_jax.errors import UserError
+from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.models.decoder import Context, DecodeState, StepDecoder
+from holorec_jax.models.generator import sight
+from holorec_jax.models.history import HistoryEncoder
+from holorec_jax.nn import attention
+from holorec_jax.nn.layers import RelativeBias, matmul, scaled_normal
+from holorec_jax.types import Batch
+
+# "confident": CRSS; "fixed": codebook 0, 1, .. (the ablation).
+Order = Literal["confident", "fixed"]
+
+
+class SetStep(NamedTuple):
+  """What one step of a branch yields.
+
+  Attributes:
+    logits_BNMV: float32, of all codebooks.
+    unused_BNM: bool, codebooks without a code before the step.
+    codebook_BN: int32, the one that gets its code at this step.
+  """
+
+  logits_BNMV: jax.Array
+  unused_BNM: jax.Array
+  codebook_BN: jax.Array
+
+
+def confidence(logits_BNMV: jax.Array) -> jax.Array:
+  """Log-probability of every codebook's best code, (B, N, M)."""
+  log_norm_BNM = jax.nn.logsumexp(logits_BNMV, axis=-1)
+  return jnp.max(logits_BNMV, axis=-1) - log_norm_BNM
+
+
+def next_codebook(
+  logits_BNMV: jax.Array, unused_BNM: jax.Array, order: Order
+) -> jax.Array:
+  """The unused codebook whose turn it is, (B, N); the lowest of equals."""
+  if order == "fixed":
+    return jnp.argmax(unused_BNM, axis=-1)
+  urgency_BNM = confidence(logits_BNMV)
+  return jnp.argmax(jnp.where(unused_BNM, urgency_BNM, -jnp.inf), axis=-1)
+
+
+class SetGenerator(nn.Module):
+  """Encoder, stepwise decoder and a tower per codebook.
+
+  Attributes:
+    config: shape; thought="none", softmax="level", no repeat bias.
+    num_codebooks: M.
+    num_codes: V.
+    temperature: of the cosines.
+  """
+
+  config: GeneratorConfig
+  num_codebooks: int
+  num_codes: int
+  temperature: float = 0.1
+
+  def __post_init__(self):
+    plain = {"thought": "none", "softmax": "level", "repeat_bias": False}
+    for name, value in plain.items():
+      if getattr(self.config, name) != value:
+        raise UserError(
+          f"config.model.{name} is {getattr(self.config, name)!r}; the"
+          f" generator of code sets has no such thing: set it to {value!r}."
+        )
+    super().__post_init__()
+
+  def setup(self):
+    c = self.config
+    M, V, D = self.num_codebooks, self.num_codes, c.d_model
+    normal = nn.initializers.normal(stddev=1.0)
+    self.code_embedding_MVD = self.param("code_embedding", normal, (M, V, D))
+    self.codebook_embedding_MD = self.param(
+      "codebook_embedding", normal, (M, D)
+    )
+    self.bos_D = self.param("bos", normal, (D,))
+    self.encoder = HistoryEncoder(c)
+    self.decoder = StepDecoder(c)
+    if c.cross_bias:
+      self.cross_bias = RelativeBias(
+        c.num_heads, bidirectional=False, init_scale=D**-0.5
+      )
+    # The towers' first layers side by side: one product of two matrices.
+    self.tower_in_DF = self.param("tower_in", scaled_normal(D), (D, M * D))
+    self.tower_out_MDD = self.param("tower_out", scaled_normal(D), (M, D, D))
+    if not c.tied_heads:
+      self.code_MVD = self.param("code", scaled_normal(D), (M, V, D))
+
+  @property
+  def num_levels(self) -> int:
+    """M, by the name that it has in a catalogue: codes of an item."""
+    return self.num_codebooks
+
+  def embed(self, codebook: jax.Array, code: jax.Array) -> jax.Array:
+    """Codes (..) of codebooks (..) -> (.., D)."""
+    return (
+      self.code_embedding_MVD[codebook, code]
+      + self.codebook_embedding_MD[codebook]
+    )
+
+  def open_branches(
+    self,
+    item_BT: jax.Array,
+    codes: Codes,
+    segment_BT: jax.Array,
+    last_BN: jax.Array,
+    deterministic: bool = True,
+  ) -> Context:
+    """Encodes histories once per user; arguments as `Generator`'s."""
+    embedded_BTMD = self.embed(
+      jnp.arange(self.num_codebooks), codes.fine_IL[item_BT]
+    )
+    states_BCD = self.encoder(embedded_BTMD, segment_BT, deterministic)
+    tokens = states_BCD.shape[1] // segment_BT.shape[1]
+    visible_BNT, distance_BNT = sight(segment_BT, last_BN)
+    bias_BHNT = attention.mask_to_bias(visible_BNT)[:, None]
+    if self.config.cross_bias:
+      bias_BHNT += jnp.moveaxis(self.cross_bias(distance_BNT), 0, 1)
+    start_BND = jnp.broadcast_to(
+      self.bos_D, (*last_BN.shape, self.config.d_model)
+    )
+    if self.config.start == "last":
+      final_BN1 = (last_BN * tokens + tokens - 1)[..., None]
+      start_BND += jnp.take_along_axis(states_BCD, final_BN1, axis=1)
+    return Context(
+      layers=self.decoder.project_context(states_BCD),
+      bias_BHNC=jnp.repeat(bias_BHNT, tokens, axis=-1),
+      start_BND=start_BND,
+    )
+
+  def start(self) -> DecodeState:
+    """Nothing fed yet."""
+    empty = ((),) * self.config.decoder_layers
+    return DecodeState(caches=empty, positions=(), step=0)
+
+  def step(
+    self,
+    state: DecodeState,
+    context: Context,
+    codebook_BN: jax.Array | None,
+    code_BN: jax.Array | None,
+    deterministic: bool = True,
+  ) -> tuple[DecodeState, jax.Array]:
+    """Feeds the code chosen last; None and None at first.
+
+    Returns:
+      The new state and float32 logits (B, N, M, V) of all codebooks.
+    """
+    if codebook_BN is None or code_BN is None:
+      x_BND = context.start_BND
+    else:
+      x_BND = self.embed(codebook_BN, code_BN)
+    h_BND, state = self.decoder.step(x_BND, state, context, deterministic)
+    return state, self._logits(h_BND)
+
+  def _logits(self, h_BND: jax.Array) -> jax.Array:
+    D = self.config.d_model
+    code_MVD = (
+      self.code_embedding_MVD if self.config.tied_heads else self.code_MVD
+    )
+    hidden_BNF = nn.relu(matmul(h_BND, self.tower_in_DF))
+    logits = []
+    for codebook, (out_DD, code_VD) in enumerate(
+      zip(self.tower_out_MDD, code_MVD)
+    ):
+      own_BND = hidden_BNF[..., codebook * D : (codebook + 1) * D]
+      cosine_BNV = matmul(_unit(matmul(own_BND, out_DD)), _unit(code_VD).T)
+      logits.append(cosine_BNV.astype(jnp.float32) / self.temperature)
+    return jnp.stack(logits, axis=-2)
+
+  def __call__(
+    self,
+    batch: Batch,
+    codes: Codes,
+    deterministic: bool = True,
+    order: Order = "confident",
+    random_order: float = 0.0,
+  ) -> list[SetStep]:
+    """Unrolls all steps of every branch with the target's codes fed.
+
+    Args:
+      batch: histories and branches.
+      codes: of the catalogue.
+      deterministic: no dropout.
+      order: of the codebooks; no gradient goes through its choice.
+      random_order: share of branches with an order drawn at random instead;
+        more than 0 needs rngs={"order": key}.
+
+    Returns:
+      One SetStep per codebook.
+    """
+    context = self.open_branches(
+      batch.item_BT, codes, batch.segment_BT, batch.last_BN, deterministic
+    )
+    target_BNM = codes.fine_IL[batch.target_BN]
+    draw_BNM = None
+    if random_order > 0:
+      draw_BNM = self._draw_orders(target_BNM.shape, random_order)
+    unused_BNM = jnp.ones(target_BNM.shape, bool)
+    codebook_BN = code_BN = None
+    state, steps = self.start(), []
+    for _ in range(self.num_codebooks):
+      state, logits_BNMV = self.step(
+        state, context, codebook_BN, code_BN, deterministic
+      )
+      codebook_BN = next_codebook(logits_BNMV, unused_BNM, order)
+      if draw_BNM is not None:
+        drawn_BN = jnp.argmax(jnp.where(unused_BNM, draw_BNM, -1.0), axis=-1)
+        codebook_BN = jnp.where(draw_BNM[..., 0] < 0, codebook_BN, drawn_BN)
+      steps.append(SetStep(logits_BNMV, unused_BNM, codebook_BN))
+      code_BN = jnp.take_along_axis(
+        target_BNM, codebook_BN[..., None], axis=-1
+      )[..., 0]
+      unused_BNM &= jnp.arange(self.num_codebooks) != codebook_BN[..., None]
+    return steps
+
+  def _draw_orders(self, shape, share: float) -> jax.Array:
+    """(B, N, M) priorities in [0, 1) for a share of branches, others -1."""
+    which, draw = jax.random.split(self.make_rng("order"))
+    random_BN1 = jax.random.bernoulli(which, share, (*shape[:-1], 1))
+    return jnp.where(random_BN1, jax.random.uniform(draw, shape), -1.0)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  """Rows of length one; the length is taken in float32."""
+  square = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(square + 1e-12).astype(x.dtype)

@@ -1,0 +1,145 @@
+"""A fitted parallel quantizer: parameters, codes, gate and its files."""
+
+import dataclasses
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from holorec_jax.quantize import fitted, parallel
+from holorec_jax.quantize.parallel import ParallelConfig
+
+KIND = "parallel"
+
+
+class Encoded(NamedTuple):
+  """What the quantizer says of items.
+
+  Attributes:
+    codes_IM: int32 code of each codebook.
+    last_ID: the last expert's output.
+    gate_IM: the router's weights.
+    error_I: mean squared error of each item's decoding.
+  """
+
+  codes_IM: np.ndarray
+  last_ID: np.ndarray
+  gate_IM: np.ndarray
+  error_I: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _encode_chunk(params, x_BW, gate_M, config):
+  """`Encoded` of a chunk, decoded with gate_M where that is given."""
+  model = parallel.model(config, x_BW.shape[-1])
+  experts_BMD, gate_BM = model.apply({"params": params}, x_BW, method="encode")
+  codes_BM, vectors_BMD = parallel.quantize(experts_BMD, params["codebooks"])
+  used_BM = gate_BM
+  if gate_M is not None:
+    used_BM = jnp.broadcast_to(gate_M, gate_BM.shape)
+  xhat_BW = model.apply(
+    {"params": params}, parallel.mix(used_BM, vectors_BMD), method="decode"
+  )
+  error_B = jnp.mean((xhat_BW - x_BW) ** 2, -1)
+  return codes_BM, experts_BMD[:, -1], gate_BM, error_B
+
+
+def encode_items(
+  params: Any,
+  vectors_IW: np.ndarray,
+  config: ParallelConfig,
+  gate_M: np.ndarray | None = None,
+) -> Encoded:
+  """Quantizes items in chunks.
+
+  Args:
+    params: of the `ParallelQuantizer`.
+    vectors_IW: item vectors.
+    config: the quantizer.
+    gate_M: decode every item with this gate instead of its own, which tells
+      the decoder of x what no code says.
+  """
+  size = fitted.CHUNK
+  chunks = []
+  for start in range(0, len(vectors_IW), size):
+    x_BW = np.asarray(vectors_IW[start : start + size], np.float32)
+    pad = ((0, size - len(x_BW)), (0, 0))
+    outputs = _encode_chunk(params, np.pad(x_BW, pad), gate_M, config)
+    chunks.append([np.asarray(output)[: len(x_BW)] for output in outputs])
+  return Encoded(*map(np.concatenate, zip(*chunks)))
+
+
+def gate_report(gate_IM: np.ndarray) -> dict[str, float]:
+  """How the router is used.
+
+  Returns:
+    gate_least and gate_most, the smallest and the largest share of an expert
+    over all items; gate_entropy, of an item's gate on average in bits, log2(M)
+    at most.
+  """
+  share_M = gate_IM.mean(0)
+  bits_IM = -gate_IM * np.log2(np.maximum(gate_IM, 1e-12))
+  return {
+    "gate_least": float(share_M.min()),
+    "gate_most": float(share_M.max()),
+    "gate_entropy": float(bits_IM.sum(1).mean()),
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedParallel:
+  """What `parallel_fit.fit` returns; one of `quantizers.Fitted`.
+
+  Attributes:
+    config: how it was fitted.
+    params: weights of experts, router and decoder, codebooks (M, V, D).
+    sids_IRL: int32 codes of the fitted items, one granularity (R = 1) and a
+      codebook per level (L = M); collisions not handled.
+    reconstruction: mean squared error of the items decoded from their codes
+      and their own gate.
+    history: one dict of losses, health and `gate_report` per round of training.
+  """
+
+  config: ParallelConfig
+  params: Any
+  sids_IRL: np.ndarray
+  reconstruction: float
+  history: list[dict[str, float]]
+
+  @property
+  def codebooks_LVD(self) -> np.ndarray:
+    """Code vectors."""
+    return np.asarray(self.params["codebooks"])
+
+  @property
+  def dims(self) -> tuple[int, ...]:
+    """Width of the codes, of the only granularity."""
+    return (self.config.code_dim,)
+
+  def describe(self, vectors_NW: np.ndarray) -> Encoded:
+    """Codes, gate and decoding error of any items."""
+    fitted.check_width(vectors_NW, len(self.params["router"]["kernel"]))
+    return encode_items(self.params, vectors_NW, self.config)
+
+  def encode(self, vectors_NW: np.ndarray) -> np.ndarray:
+    """Codes (N, 1, M) of any items, new ones too, by the frozen quantizer."""
+    return self.describe(vectors_NW).codes_IM[:, None]
+
+  def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
+    """(N, D): the last expert's output, which its codebook quantizes.
+
+    With it `collisions.resolve` moves items to codes of the last codebook.
+    """
+    return self.describe(vectors_NW).last_ID
+
+  def save(self, folder: str | os.PathLike[str]) -> None:
+    """Writes quantizer.npz and quantizer.json into an existing folder."""
+    fitted.write_files(folder, KIND, self)
+
+
+def load(folder: str | os.PathLike[str]) -> FittedParallel:
+  """Reads what `FittedParallel.save` wrote; UserError as `fitted.load`."""
+  return FittedParallel(**fitted.read_files(folder, KIND, ParallelConfig))

@@ -1,0 +1,152 @@
+"""REG4Rec's supervised loss: every unused codebook predicts at every step.
+
+Source: REG4Rec (arXiv 2508.15308); the design's methods 3.2. After the codes
+chosen so far, the loss of a step is the sum of the cross-entropies of all
+codebooks that have none yet,
+
+  L = 2 / (M (M + 1)) * sum over steps s of sum over unused r of
+      CE(logits_r at s, the target's code of r)
+
+not only of the codebook that comes next. So their probabilities, each over
+one codebook's codes, can be compared, as the choice of the order does.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from holorec_jax.codes import Codes
+from holorec_jax.models.set_generator import Order, SetGenerator, SetStep
+from holorec_jax.ranges import check_ranges
+from holorec_jax.train import objective
+from holorec_jax.train.losses import cross_entropy
+from holorec_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class SetLossConfig:
+  """How the orders of training are chosen.
+
+  Attributes:
+    random_order: share of targets whose codebooks come in a random order.
+    fixed_order: codebook 0, 1, .. always instead of the most confident one
+      (the ablation); random_order does not count then.
+    label_smoothing: mass spread over all codes of a codebook.
+  """
+
+  random_order: float = 0.1
+  fixed_order: bool = False
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    check_ranges(
+      self,
+      "config.set_loss",
+      random_order="[0, 1]",
+      label_smoothing="[0, 1)",
+    )
+
+  @property
+  def order(self) -> Order:
+    """Of the codebooks, in training and search."""
+    return "fixed" if self.fixed_order else "confident"
+
+
+def set_loss(
+  steps: list[SetStep],
+  target_BNM: jax.Array,
+  weight_BN: jax.Array,
+  config: SetLossConfig,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Loss and metrics of a batch, summed over branches.
+
+  Args:
+    steps: one SetStep per codebook.
+    target_BNM: the targets' codes.
+    weight_BN: 1 for branches in use.
+    config: of the smoothing.
+
+  Returns:
+    The summed loss and summed metrics: "targets", "loss", "loss/codes";
+    "log_prob" of the target along its order; for every step "accuracy/step_s"
+    of the codebook that comes next; for every codebook "accuracy/codebook_r"
+    without any code given and "first/codebook_r", how often it comes first.
+  """
+  M = len(steps)
+
+  def total(x_BN):
+    return jnp.sum(x_BN * weight_BN)
+
+  loss = log_prob = jnp.float32(0)
+  metrics = {"targets": jnp.sum(weight_BN)}
+  for number, step in enumerate(steps):
+    chosen_BN1 = step.codebook_BN[..., None]
+    loss_BNM = cross_entropy(
+      step.logits_BNMV, target_BNM, config.label_smoothing
+    )
+    loss += total(jnp.sum(loss_BNM, axis=-1, where=step.unused_BNM))
+    exact_BNM = cross_entropy(step.logits_BNMV, target_BNM)
+    log_prob -= total(jnp.take_along_axis(exact_BNM, chosen_BN1, -1)[..., 0])
+    hit_BNM = jnp.argmax(step.logits_BNMV, axis=-1) == target_BNM
+    hit_BN = jnp.take_along_axis(hit_BNM, chosen_BN1, axis=-1)[..., 0]
+    metrics[f"accuracy/step_{number}"] = total(hit_BN)
+    if number == 0:
+      for codebook in range(M):
+        metrics[f"accuracy/codebook_{codebook}"] = total(hit_BNM[..., codebook])
+        metrics[f"first/codebook_{codebook}"] = total(
+          step.codebook_BN == codebook
+        )
+  loss *= 2.0 / (M * (M + 1))
+  return loss, metrics | {
+    "loss": loss,
+    "loss/codes": loss,
+    "log_prob": jax.lax.stop_gradient(log_prob),
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class SetObjective:
+  """The generator of code sets with its loss (see `train.objective`).
+
+  Attributes:
+    model: the generator.
+    config: orders and smoothing.
+  """
+
+  model: SetGenerator
+  config: SetLossConfig
+
+  def init_params(self, seed: int) -> dict:
+    """Float32 parameters; shapes depend on the model alone."""
+    return objective.init_params(self.model, seed)
+
+  def loss(
+    self,
+    params: dict,
+    batch: Batch,
+    codes: Codes,
+    dropout_key: jax.Array | None,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean loss per target and summed metrics; without a key all confident."""
+    rngs, random_order = None, 0.0
+    if dropout_key is not None:
+      rngs = {
+        "dropout": dropout_key,
+        "order": jax.random.fold_in(dropout_key, 1),
+      }
+      if not self.config.fixed_order:
+        random_order = self.config.random_order
+    steps: Any = self.model.apply(
+      {"params": params},
+      batch,
+      codes,
+      deterministic=dropout_key is None,
+      order=self.config.order,
+      random_order=random_order,
+      rngs=rngs,
+    )
+    target_BNM = codes.fine_IL[batch.target_BN]
+    loss, metrics = set_loss(steps, target_BNM, batch.weight_BN, self.config)
+    return loss / jnp.maximum(metrics["targets"], 1.0), metrics

@@ -1,0 +1,70 @@
+"""Alignment of a finished run: results side by side, and what is refused."""
+
+import dataclasses
+import shutil
+
+import jax
+import pytest
+from tiny_run import TINY
+
+from holorec_jax import artifacts, sharding
+from holorec_jax.decode.ranking import RankingEngine
+from holorec_jax.errors import UserError
+from holorec_jax.experiment import alignment
+from holorec_jax.models.sasrec import SasRec, SasRecConfig
+from holorec_jax.train import preference_loop, seal, writers
+from holorec_jax.train.preference import PreferenceConfig
+
+PREFERENCE = PreferenceConfig(
+  steps=4, users=16, group=4, validate_every=2, log_every=1
+)
+
+
+@pytest.fixture
+def workdir(finished, tmp_path, monkeypatch):
+  """A copy of a finished run; one device, which compiles sooner."""
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+  shutil.copytree(finished[1], tmp_path / "run")
+  return tmp_path / "run"
+
+
+def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
+  config = finished[0]
+  alignment.align(config, PREFERENCE, workdir)
+  folder = workdir / "aligned"
+  tree = artifacts.read_json(folder / "results.json")
+  assert tree["system"] == TINY.systems[0]
+  valid = tree["valid"]["kept"]
+  assert valid["aligned"]["ndcg@10"] >= valid["supervised"]["ndcg@10"] - 1e-9
+  assert valid["gain"]["ndcg@10"][0] == pytest.approx(
+    valid["aligned"]["ndcg@10"] - valid["supervised"]["ndcg@10"]
+  )
+  best = seal.read_metrics(folder / "checkpoints")[tree["steps"]["aligned"]]
+  assert best == pytest.approx(valid["aligned"]["ndcg@10"])
+  # The supervised model is measured as training measured it.
+  steps = seal.read_metrics(workdir / "checkpoints")
+  assert valid["supervised"]["ndcg@10"] == pytest.approx(
+    steps[tree["steps"]["supervised"]]
+  )
+  lines = writers.read_metrics(folder)
+  for name in ("reward", "kl", "entropy"):
+    assert [x["step"] for x in lines if f"train/{name}" in x] == [1, 2, 3, 4]
+  assert [x["step"] for x in lines if "valid/ndcg@10" in x] == [0, 2, 4]
+  alignment.summarise(workdir)
+  assert "test  seen removed NDCG@10" in capsys.readouterr().out
+
+  def fail(*args):
+    raise AssertionError("it was finished")
+
+  monkeypatch.setattr(preference_loop, "align", fail)
+  alignment.align(config, PREFERENCE, workdir)
+  other = dataclasses.replace(PREFERENCE, clip=0.3)
+  with pytest.raises(UserError, match=r"preference\.clip: 0\.2 -> 0\.3"):
+    alignment.align(config, other, workdir)
+
+
+def test_systems_without_codes_are_refused():
+  engine = RankingEngine(SasRec(SasRecConfig(), 10))
+  with pytest.raises(UserError, match="'sasrec', which scores items"):
+    alignment.make_policy(engine, "sasrec")

@@ -1,0 +1,163 @@
+"""The loop of alignment: it learns, resumes, and keeps the start."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny_models as tiny
+
+from holorec_jax import sharding
+from holorec_jax.data.schema import Dataset
+from holorec_jax.data.splits import Split
+from holorec_jax.data.windows import TargetWindows
+from holorec_jax.decode.engine import TreeEngine
+from holorec_jax.train import loop, preference_loop
+from holorec_jax.train.losses import LossConfig
+from holorec_jax.train.objective import GeneratorObjective
+from holorec_jax.train.optimizer import OptimConfig
+from holorec_jax.train.preference import (
+  Ground,
+  PreferenceConfig,
+  PreferenceObjective,
+)
+from holorec_jax.train.preference_rewards import make_tables
+from holorec_jax.train.preference_sampling import TreePolicy
+from holorec_jax.train.writers import read_metrics
+
+ITEMS = 12
+CATALOG = tiny.make_catalog(ITEMS, levels=2, codes=4)
+MESH = sharding.make_mesh(jax.devices()[:2])
+CONFIG = PreferenceConfig(
+  users=4, group=8, learning_rate=0.02, log_every=1, validate_every=5
+)
+MODEL, PARAMS = tiny.make_model(CATALOG, encoder_layers=0, history="pooled")
+OBJECTIVE = GeneratorObjective(MODEL, LossConfig())
+POLICY = TreePolicy(MODEL)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_once():
+  """Runs of one configuration share their compiled functions."""
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ("make_optimizer_like", "make_train_step", "make_collect"):
+      patch.setattr(
+        preference_loop, name, functools.cache(getattr(preference_loop, name))
+      )
+    yield
+
+
+def make_ground():
+  return jax.device_put(
+    Ground(
+      tiny.make_codes(CATALOG),
+      TreeEngine(MODEL).place(CATALOG)[1],
+      make_tables(CATALOG.codes_IL, np.full(ITEMS, -1), POLICY.ordered),
+    ),
+    sharding.replicated(MESH),
+  )
+
+
+def make_windows(window=3, rows=4, right=None):
+  """Ten users; with `right` every target is that item."""
+  rng = np.random.default_rng(0)
+  offsets = np.arange(11) * 6
+  items = rng.integers(0, ITEMS, 60).astype(np.int32)
+  if right is not None:
+    items[np.arange(60) % 6 > 0] = right
+  dataset = Dataset("made", np.arange(ITEMS), {}, np.arange(10), offsets, items)
+  length_U = np.full(10, 6)
+  return TargetWindows(
+    dataset, Split(length_U - 2, length_U - 2, length_U - 1), rows, 4, window, 0
+  )
+
+
+def run(folder, validate=None, right=None, **changes):
+  config = dataclasses.replace(CONFIG, **changes)
+  seen = []
+
+  def constant(params):
+    seen.append(jax.device_get(params))
+    return {loop.METRIC: 0.5 - 0.01 * len(seen)}
+
+  progress = preference_loop.align(
+    PreferenceObjective(POLICY, OBJECTIVE, config),
+    PARAMS,
+    make_windows(config.reward.window, right=right),
+    make_ground(),
+    validate or constant,
+    MESH,
+    OptimConfig(clip_norm=10.0),
+    "float32",
+    folder,
+  )
+  return progress, seen
+
+
+def test_what_is_always_right_becomes_likely(tmp_path):
+  run(tmp_path, right=5, steps=30, kl=0.0, sft=0.0, validate_every=30)
+  curve = [line for line in read_metrics(tmp_path) if "train/reward" in line]
+  reward = [line["train/reward"] for line in curve]
+  assert len(reward) == 30
+  assert np.mean(reward[-5:]) > np.mean(reward[:5]) + 0.4
+  hits = [line["train/hit"] for line in curve]
+  assert np.mean(hits[-5:]) > np.mean(hits[:5]) + 0.2
+  assert curve[0]["train/kl"] == pytest.approx(0.0, abs=1e-5)
+  assert curve[-1]["train/kl"] > 0.01
+  assert curve[-1]["train/entropy"] < curve[0]["train/entropy"]
+
+
+def test_the_first_step_offline_is_that_of_on_policy(tmp_path):
+  one = dict(steps=4, validate_every=1, patience=9)
+  _, on_policy = run(tmp_path / "a", **one)
+  offline = dict(steps=4, mode="offline", rounds=2, passes=2, validate_every=1)
+  _, seen = run(tmp_path / "b", **offline, patience=9)
+  first = [line for line in read_metrics(tmp_path / "a") if line["step"] == 1]
+  same = [line for line in read_metrics(tmp_path / "b") if line["step"] == 1]
+  for name in ("train/loss", "train/reward", "train/gradient_norm"):
+    assert first[0][name] == same[0][name]
+  # Rounds of two updates: validated at 0, 2 and 4, on-policy at every step.
+  assert (len(on_policy), len(seen)) == (5, 3)
+  rewarded = [
+    line["train/reward"]
+    for line in read_metrics(tmp_path / "b")
+    if "train/reward" in line
+  ]
+  # Both passes of a round see the same paths.
+  assert rewarded[0] == rewarded[1] != rewarded[2] == rewarded[3]
+
+
+@pytest.mark.parametrize("mode", ["on_policy", "offline"])
+def test_resumed_is_straight_and_the_start_is_kept(mode, tmp_path):
+  changes = dict(
+    steps=8, mode=mode, rounds=4, passes=2, validate_every=2, patience=9
+  )
+  progress, straight = run(tmp_path / "straight", **changes)
+  assert progress.finished
+  assert (progress.best, progress.best_step) == (0.49, 0)
+  calls = []
+
+  def stop(params):
+    calls.append(1)
+    if len(calls) == 3:
+      raise KeyboardInterrupt
+    return {loop.METRIC: 0.5 - 0.01 * len(calls)}
+
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / "resumed", validate=stop, **changes)
+  progress, resumed = run(tmp_path / "resumed", **changes)
+  assert progress.finished
+  for ours, theirs in zip(
+    jax.tree.leaves(resumed[-1]), jax.tree.leaves(straight[-1])
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  again, seen = run(tmp_path / "resumed", **changes)
+  assert again.finished
+  assert not seen
+  steps = [
+    line["step"]
+    for line in read_metrics(tmp_path / "resumed")
+    if "train/loss" in line
+  ]
+  assert steps == list(range(1, 9))

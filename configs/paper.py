@@ -11,10 +11,10 @@ would have gone on: epochs, evaluate_every and patience are ours.
 
 from ml_collections import ConfigDict
 
-from configs import holorec
+from configs import holorec, systems
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "thinking") -> ConfigDict:
   config = holorec.get_config()
   config.data.source = "sequences"
   config.sid.nested.dims = (8, 16, 32)
@@ -51,4 +51,4 @@ def get_config() -> ConfigDict:
   config.train.epochs = 200
   config.train.evaluate_every = 4
   config.train.patience = 10
-  return config
+  return systems.choose(config, variant)

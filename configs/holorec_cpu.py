@@ -1,0 +1,16 @@
+r"""HoloRec: Beauty or Toys, an hour on two CPU cores.
+
+  python launch/run.py --config=configs/holorec_cpu.py \
+    --config.data.path=PATH --workdir=DIR
+
+Source: arXiv 2606.15331. Leaves: configs/beauty.py and the variant in
+configs/systems.py; any other may stand behind a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import beauty
+
+
+def get_config(variant: str = "thinking") -> ConfigDict:
+  return beauty.get_config(variant)

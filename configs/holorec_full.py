@@ -1,0 +1,16 @@
+r"""HoloRec: the papers' network and budget.
+
+  python launch/run.py --config=configs/holorec_full.py \
+    --config.data.path=PATH --workdir=DIR
+
+Source: arXiv 2606.15331. Leaves: configs/paper.py and the variant in
+configs/systems.py; any other may stand behind a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config(variant: str = "thinking") -> ConfigDict:
+  return paper.get_config(variant)

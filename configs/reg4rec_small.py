@@ -1,0 +1,16 @@
+r"""REG4Rec: a small data set, minutes on two CPU cores.
+
+  python launch/run.py --config=configs/reg4rec_small.py \
+    --config.data.path=PATH --workdir=DIR
+
+Source: arXiv 2508.15308. Leaves: configs/scientific_small.py and the variant in
+configs/systems.py; any other may stand behind a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import scientific_small
+
+
+def get_config(variant: str = "reg4rec") -> ConfigDict:
+  return scientific_small.get_config(variant)

@@ -1,0 +1,16 @@
+r"""S2GR: Beauty or Toys, an hour on two CPU cores.
+
+  python launch/run.py --config=configs/s2gr_cpu.py \
+    --config.data.path=PATH --workdir=DIR
+
+Source: arXiv 2601.18664. Leaves: configs/beauty.py and the variant in
+configs/systems.py; any other may stand behind a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import beauty
+
+
+def get_config(variant: str = "s2gr") -> ConfigDict:
+  return beauty.get_config(variant)

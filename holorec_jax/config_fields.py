@@ -201,7 +201,7 @@ def parse_flags(argv: Sequence[str], name: str = "config") -> list[str]:
     elif match := re.match(rf"--?(?:no)?{name}\.([^=\[]+)", arg):
       overrides.append(match[1])
   if spec:
-    _check_overrides(spec, overrides, name)
+    check_overrides(spec, overrides, name)
   elif overrides:
     raise UserError(
       f"--{name}.{overrides[0]} overrides nothing: give --{name}=FILE.py first"
@@ -209,7 +209,7 @@ def parse_flags(argv: Sequence[str], name: str = "config") -> list[str]:
   return app.parse_flags_with_usage(argv)
 
 
-def _check_overrides(spec: str, overrides: Sequence[str], name: str) -> None:
+def check_overrides(spec: str, overrides: Sequence[str], name: str) -> None:
   file = pathlib.Path(spec.partition(":")[0])
   if not file.is_file():
     beside = file.parent if file.parent.is_dir() else pathlib.Path("configs")

@@ -56,10 +56,15 @@ class Plot:
 
 
 @contextmanager
-def _axes(images: list[Plot], title: str, alt: str) -> Iterator[axes.Axes]:
+def _axes(
+  images: list[Plot],
+  title: str,
+  alt: str,
+  size: tuple[float, float] = (4.5, 3.1),
+) -> Iterator[axes.Axes]:
   """Axes to draw on; the finished plot is put at the end of `images`."""
   with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
-    sheet = figure.Figure(figsize=(4.5, 3.1), layout="constrained")
+    sheet = figure.Figure(figsize=size, layout="constrained")
     plane = sheet.add_subplot()
     yield plane
     if len(plane.get_legend_handles_labels()[1]) > 1:
@@ -271,6 +276,53 @@ def slice_plot(
     plane.set_ylabel(metrics.title(metric))
     plane.set_ylim(bottom=0)
     plane.grid(visible=False, axis="x")
+  return images[0]
+
+
+def seeds_plot(
+  title: str,
+  rows: Mapping[str, Mapping[str, Sequence[float]]],
+  metric: str = "ndcg@10",
+) -> Plot:
+  """One metric of every row: each seed a dot, and the mean with its spread.
+
+  Args:
+    title: of the plot.
+    rows: name -> what was asked -> a value per seed; the first row's means are
+      drawn through all others.
+    metric: which one.
+  """
+  alt = f"{metrics.title(metric)}, mean over seeds. " + " ".join(
+    f"{name}: "
+    + ", ".join(f"{kind} {np.mean(v):.4f}" for kind, v in kinds.items())
+    + "."
+    for name, kinds in rows.items()
+  )
+  images: list[Plot] = []
+  with _axes(images, title, alt, (6.5, 1.2 + 0.34 * len(rows))) as plane:
+    kinds = list(next(iter(rows.values())))
+    for index, kind in enumerate(kinds):
+      y = np.arange(len(rows)) + (index - (len(kinds) - 1) / 2) * 0.3
+      values = [row[kind] for row in rows.values()]
+      plane.errorbar(
+        [np.mean(v) for v in values],
+        y,
+        xerr=[float(np.std(v, ddof=len(v) > 1)) for v in values],
+        fmt=MARKERS[index],
+        markersize=4.5,
+        elinewidth=1.2,
+        label=kind,
+      )
+      colour = COLOURS[index]
+      for height, v in zip(y, values):
+        plane.plot(v, [height] * len(v), "|", color=colour, markersize=7)
+      plane.axvline(
+        float(np.mean(values[0])), color=colour, linewidth=0.8, linestyle="--"
+      )
+    plane.set_yticks(range(len(rows)), list(rows))
+    plane.invert_yaxis()
+    plane.set_xlabel(metrics.title(metric))
+    plane.grid(visible=False, axis="y")
   return images[0]
 
 

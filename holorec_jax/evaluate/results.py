@@ -8,7 +8,9 @@
    "modes": {name: {"test": .., "valid": .., "valid_fraction": ..,
                     "valid_fraction_unseen": .., "coverage": ..}},
    "baselines": {name: {"item": .., "item_unseen": .., "coverage": ..}},
-   "intervals": {..}, "differences": {..}, "slices": {..}, "seconds": {..}}
+   "intervals": {..}, "differences": {..}, "slices": {..}, "seconds": {..},
+   "parameters": {name: 123456}, "search_ms_per_user": {name: 1.5},
+   "made_from": {..}}
 
 item ranks all items, item_unseen leaves out those of the history, sid counts a
 code string that equals the target's as a hit. valid_fraction is the share of
@@ -17,7 +19,14 @@ or (_unseen) of those that the user has left. The top level is the headline
 system; `modes` holds the others. Baselines are on test. `intervals` mirrors the
 tree: the interval of results[a][b][c] is results["intervals"][a][b][c], [low,
 high]. `differences` is the headline minus each other system, paired on test:
-{name: {"item": {"recall@10": [difference, low, high]}}}.
+{name: {"item": {"recall@10": [difference, low, high]}}}. `parameters` are those
+that were trained, with what training alone needs. `search_ms_per_user` is wall
+time of the lists of all items for the test users, in batches of search.batch,
+compilation left out. The evaluation adds these two, and `made_from`, the hashes
+and settings that tell whether the results are still those of the run.
+
+ranks.npz beside it holds what the means hide, for paired comparisons with other
+runs: `flat_ranks`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +97,29 @@ def build(
   }
   _add_validity(tree, lists, rows["test"], len(counts_I))
   return tree
+
+
+def flat_ranks(
+  systems: Mapping[str, Mapping[str, Lists]],
+  baselines: Mapping[str, Lists],
+  rows: Mapping[str, Targets],
+  codes_IL: np.ndarray,
+) -> dict[str, np.ndarray]:
+  """The target's rank in every list: {"thinking/test/item_unseen": rank_U}.
+
+  Takes what `build` takes. Ranks are `metrics.target_ranks`', in the order of
+  the rows; baselines have those of test, and none of "sid".
+  """
+  return {
+    f"{name}/{split}/{protocol}": rank_U
+    for name, parts in systems.items()
+    for split, part in parts.items()
+    for protocol, rank_U in _ranks(part, rows[split], codes_IL).items()
+  } | {
+    f"{name}/test/{protocol}": rank_U
+    for name, part in baselines.items()
+    for protocol, rank_U in _ranks(part, rows["test"]).items()
+  }
 
 
 def _rank_tree(

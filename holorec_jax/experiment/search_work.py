@@ -50,9 +50,13 @@ def _layer_weights(config: GeneratorConfig, attentions: int) -> int:
 
 def _steps(config: GeneratorConfig, shape: Shape) -> tuple[int, int]:
   """Decoder steps of a search, and beam steps of one user."""
-  per_level = 1 if config.thought == "none" else 2
   beams = 1 + (shape.levels - 1) * shape.beam
-  return shape.levels * per_level, beams * per_level
+  if config.thought == "none":
+    return shape.levels, beams
+  if config.think == "upfront":
+    # Thoughts come before there are beams.
+    return 2 * shape.levels, beams + shape.levels
+  return 2 * shape.levels, 2 * beams
 
 
 def flops_per_user(config: GeneratorConfig, shape: Shape) -> float:

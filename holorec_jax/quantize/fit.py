@@ -245,7 +245,7 @@ def _start(x_IW: jax.Array, key: jax.Array, config: NestedConfig, epochs: int):
   return {**params, "codebooks": initial_codebooks(z_ID, config)}
 
 
-def _plateau(history: list[dict[str, float]], patience: int) -> bool:
+def plateau(history: list[dict[str, float]], patience: int) -> bool:
   """Whether the last `patience` rounds bettered nothing worth PROGRESS."""
   score = [look["collision_rate"] + look["reconstruction"] for look in history]
   if len(score) <= patience:
@@ -324,6 +324,6 @@ def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
     )
     bar.update(per_round)
     bar.set_postfix(collisions=f"{rate:.2%}", error=f"{error:.3f}")
-    if _plateau(history, config.patience):
+    if plateau(history, config.patience):
       break
   return fitted.FittedQuantizer(config, state.params, sids_IRL, error, history)

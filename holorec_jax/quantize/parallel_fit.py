@@ -163,7 +163,7 @@ def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
     )
     bar.update(per_round)
     bar.set_postfix(collisions=f"{rate:.2%}", error=f"{error:.3f}")
-    if nested_fit._plateau(history, config.patience):
+    if nested_fit.plateau(history, config.patience):
       break
   return parallel_fitted.FittedParallel(
     config,

@@ -155,10 +155,10 @@ def test_stops_on_a_plateau_only():
   def looks(*errors):
     return [{"collision_rate": 0.0, "reconstruction": e} for e in errors]
 
-  assert not fit._plateau(looks(0.5, 0.5), patience=2)
-  assert fit._plateau(looks(0.5, 0.5, 0.4999), patience=2)
-  assert not fit._plateau(looks(0.5, 0.5, 0.49), patience=2)
-  assert not fit._plateau(looks(0.5, 0.49, 0.5), patience=2)
+  assert not fit.plateau(looks(0.5, 0.5), patience=2)
+  assert fit.plateau(looks(0.5, 0.5, 0.4999), patience=2)
+  assert not fit.plateau(looks(0.5, 0.5, 0.49), patience=2)
+  assert not fit.plateau(looks(0.5, 0.49, 0.5), patience=2)
 
 
 def test_identical_items_do_not_break_the_fit():

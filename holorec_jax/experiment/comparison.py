@@ -156,6 +156,9 @@ def make_plan(
   for seed in range(seeds):
     for spec, config in plain.items():
       texts = *overrides, *_seed_overrides(config, overrides, seed, refit)
+      if seed or spec != specs[0]:
+        # They are the same for all; the first run has them.
+        texts = *texts, "baselines=False"
       common = spec, texts, load_spec(spec, texts)
       needs = None
       for script, makes in ARTEFACT_SCRIPTS.items():

@@ -83,6 +83,8 @@ class Config:
     optim: optimiser and schedule.
     train: length and rhythm of training.
     search: beam search of evaluation and recommendation.
+    baselines: whether popularity and item-kNN, tuned on validation, are
+      evaluated beside.
   """
 
   systems: tuple[str, ...] = ("thinking",)
@@ -103,6 +105,7 @@ class Config:
   optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
+  baselines: bool = True
 
   def __post_init__(self):
     unknown = [name for name in self.systems if name not in SYSTEMS]

@@ -46,6 +46,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     "sids": sids_content,
     "checkpoints": steps,
     "search": config.section("search")["search"],
+    "baselines": config.baselines,
   }
   path, ranks_path = workdir / "results.json", workdir / RANKS
   known = path.exists() and ranks_path.exists()
@@ -73,9 +74,11 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
         training.histories_of(rows["valid"]), rows["valid"].items_U
       )
     shown = shown or _examples(data, built, recommender, probe, rows["test"])
-  floors = baselines.baseline_lists(
-    data.dataset, data.split, rows["test"], config.search.k
-  )
+  floors = {}
+  if config.baselines:
+    floors = baselines.baseline_lists(
+      data.dataset, data.split, rows["test"], config.search.k
+    )
   preparation.record_seconds(workdir, "evaluate", began)
   tree = results.build(
     systems,

@@ -22,6 +22,7 @@ from holorec_jax.train import seal
 from holorec_jax.train.loop import TrainConfig
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.optimizer import OptimConfig
+from holorec_jax.train.preference import PreferenceConfig
 from holorec_jax.train.s2gr_loss import S2grLossConfig
 from holorec_jax.train.sasrec_loss import SasRecLossConfig
 from holorec_jax.train.set_loss import SetLossConfig
@@ -82,6 +83,7 @@ class Config:
     sasrec_loss: what it minimises.
     optim: optimiser and schedule.
     train: length and rhythm of training.
+    preference: alignment of a trained system (launch/align.py).
     search: beam search of evaluation and recommendation.
     baselines: whether popularity and item-kNN, tuned on validation, are
       evaluated beside.
@@ -104,6 +106,9 @@ class Config:
   )
   optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  preference: PreferenceConfig = dataclasses.field(
+    default_factory=PreferenceConfig
+  )
   search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
   baselines: bool = True
 

@@ -46,7 +46,7 @@ class RewardConfig:
   def __post_init__(self):
     check_ranges(
       self,
-      "config.reward",
+      "config.preference.reward",
       step_hit="[0, inf)",
       global_path="[0, inf)",
       category_hit="[0, inf)",

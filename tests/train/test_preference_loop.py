@@ -32,6 +32,7 @@ MESH = sharding.make_mesh(jax.devices()[:2])
 CONFIG = PreferenceConfig(
   users=4, group=8, learning_rate=0.02, log_every=1, validate_every=5
 )
+SHORT = dict(steps=8, rounds=2, passes=2, validate_every=1, patience=9)
 MODEL, PARAMS = tiny.make_model(CATALOG, encoder_layers=0, history="pooled")
 OBJECTIVE = GeneratorObjective(MODEL, LossConfig())
 POLICY = TreePolicy(MODEL)
@@ -108,56 +109,67 @@ def test_what_is_always_right_becomes_likely(tmp_path):
   assert curve[-1]["train/entropy"] < curve[0]["train/entropy"]
 
 
-def test_the_first_step_offline_is_that_of_on_policy(tmp_path):
-  one = dict(steps=4, validate_every=1, patience=9)
-  _, on_policy = run(tmp_path / "a", **one)
-  offline = dict(steps=4, mode="offline", rounds=2, passes=2, validate_every=1)
-  _, seen = run(tmp_path / "b", **offline, patience=9)
-  first = [line for line in read_metrics(tmp_path / "a") if line["step"] == 1]
-  same = [line for line in read_metrics(tmp_path / "b") if line["step"] == 1]
-  for name in ("train/loss", "train/reward", "train/gradient_norm"):
-    assert first[0][name] == same[0][name]
-  # Rounds of two updates: validated at 0, 2 and 4, on-policy at every step.
-  assert (len(on_policy), len(seen)) == (5, 3)
-  rewarded = [
-    line["train/reward"]
-    for line in read_metrics(tmp_path / "b")
-    if "train/reward" in line
-  ]
-  # Both passes of a round see the same paths.
-  assert rewarded[0] == rewarded[1] != rewarded[2] == rewarded[3]
+@pytest.fixture(scope="module", params=["on_policy", "offline"])
+def straight(request, tmp_path_factory):
+  """A run that nobody disturbed: its config, folder, end and validations."""
+  changes = SHORT | {"mode": request.param}
+  folder = tmp_path_factory.mktemp(request.param)
+  return changes, folder, *run(folder, **changes)
 
 
-@pytest.mark.parametrize("mode", ["on_policy", "offline"])
-def test_resumed_is_straight_and_the_start_is_kept(mode, tmp_path):
-  changes = dict(
-    steps=8, mode=mode, rounds=4, passes=2, validate_every=2, patience=9
-  )
-  progress, straight = run(tmp_path / "straight", **changes)
+def values(folder, name):
+  """The curve of a metric."""
+  return [line[name] for line in read_metrics(folder) if name in line]
+
+
+def test_rounds(straight):
+  changes, folder, progress, seen = straight
   assert progress.finished
+  # The start counts: nothing that was tried later is better.
   assert (progress.best, progress.best_step) == (0.49, 0)
+  reward = values(folder, "train/reward")
+  if changes["mode"] == "on_policy":
+    assert len(seen) == 1 + 8
+    assert len(set(reward)) == 8
+  else:  # Two rounds, each of two passes over two batches.
+    assert len(seen) == 1 + 2
+    assert reward[:2] == reward[2:4]
+    assert reward[4:6] == reward[6:8] != reward[:2]
+
+
+def test_the_first_step_offline_is_that_of_on_policy(straight, tmp_path):
+  changes, folder, *_ = straight
+  other = {"on_policy": "offline", "offline": "on_policy"}[changes["mode"]]
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path, validate=make_stop(2), **changes | {"mode": other})
+  for name in ("train/loss", "train/reward", "train/gradient_norm"):
+    assert values(tmp_path, name)[0] == values(folder, name)[0]
+
+
+def make_stop(call):
+  """A validation that is interrupted at some call."""
   calls = []
 
   def stop(params):
     calls.append(1)
-    if len(calls) == 3:
+    if len(calls) == call:
       raise KeyboardInterrupt
     return {loop.METRIC: 0.5 - 0.01 * len(calls)}
 
+  return stop
+
+
+def test_resumed_is_straight(straight, tmp_path):
+  changes, folder, _, seen = straight
   with pytest.raises(KeyboardInterrupt):
-    run(tmp_path / "resumed", validate=stop, **changes)
-  progress, resumed = run(tmp_path / "resumed", **changes)
+    run(tmp_path, validate=make_stop(3), **changes)
+  progress, resumed = run(tmp_path, **changes)
   assert progress.finished
   for ours, theirs in zip(
-    jax.tree.leaves(resumed[-1]), jax.tree.leaves(straight[-1])
+    jax.tree.leaves(resumed[-1]), jax.tree.leaves(seen[-1])
   ):
     np.testing.assert_array_equal(ours, theirs)
-  again, seen = run(tmp_path / "resumed", **changes)
+  assert values(tmp_path, "train/loss") == values(folder, "train/loss")
+  again, nothing = run(tmp_path, **changes)
   assert again.finished
-  assert not seen
-  steps = [
-    line["step"]
-    for line in read_metrics(tmp_path / "resumed")
-    if "train/loss" in line
-  ]
-  assert steps == list(range(1, 9))
+  assert not nothing

@@ -93,8 +93,8 @@ CASES = flags.DEFINE_multi_enum(
 )
 SEARCH_CASES = flags.DEFINE_multi_enum(
   "search_case",
-  ["modes", "comparison", "catalogue", "evaluation"],
-  ["modes", "comparison", "catalogue", "evaluation", "large"],
+  ["systems", "comparison", "catalogue", "evaluation"],
+  ["systems", "comparison", "catalogue", "evaluation", "large"],
   "Which cases of `search`; may be given more than once.",
 )
 ITEMS = flags.DEFINE_multi_integer(
@@ -204,8 +204,8 @@ def find_search_rivals() -> search_speed.Rivals:
 def run_search(config: Config) -> Iterator[timing.Result]:
   """Every case of the suite `search`."""
   items, repeats = ITEMS.value, REPEATS.value
-  if "modes" in SEARCH_CASES.value:
-    yield search_speed.compare_modes(config, items[0], 50, 128, repeats)
+  if "systems" in SEARCH_CASES.value:
+    yield search_speed.compare_systems(config, items[0], 50, 128, repeats)
   # T5 reads a history in both directions.
   model = GeneratorConfig(causal_history=False, softmax="tree")
   one_target = dataclasses.replace(config.input, rows="one_target")

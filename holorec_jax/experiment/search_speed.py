@@ -3,7 +3,8 @@
 Sides take turns on the same random histories and catalogue: speed depends
 neither on what the parameters are nor on which codes items have.
 
-  modes       --config's network in both modes, on pooled histories
+  systems     --config's network in every system, on pooled histories; "plain"
+              is the search of a TIGER with as many levels
   comparison  the published network: our modes, the same with pooled histories,
               and, where torch is installed, a plain torch form of our algorithm
               and transformers' `generate`, on the same weights; their items
@@ -20,17 +21,16 @@ import numpy as np
 
 from holorec_jax import sharding
 from holorec_jax.catalog import Catalog, build_catalog
-from holorec_jax.codes import device_codes
-from holorec_jax.decode.filters import Lists, Live, live_nodes
-from holorec_jax.decode.search import make_search
-from holorec_jax.decode.search_tree import device_tree
+from holorec_jax.decode.filters import Lists
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import ceiling, search_work, timing
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.systems import make_system
+from holorec_jax.models.generator import Generator
 from holorec_jax.precision import Dtype, cast
 
 MODES = ("non_thinking", "thinking", "pause")
+SYSTEMS = ("plain", *MODES, "s2gr", "reg4rec", "sasrec")
 PAPER_HISTORY = 20
 LISTED = 64
 # search(item_BT) -> (items (B, K), scores).
@@ -86,13 +86,12 @@ def draw_histories(items: int, users: int, length: int) -> np.ndarray:
 
 
 class Ours:
-  """Our search of one mode, users over all devices; compiled on first use."""
+  """Our search of one system, users over all devices; compiled on first use."""
 
   def __init__(self, name: str, config: Config, mode: str, built: Catalog):
     self.name = name
     system = make_system(config, built, mode)
-    assert system.generator is not None  # modes are the generator's
-    self.model = system.generator
+    self.generator = system.generator
     self.engine = system.engine
     self.beam = config.search.beam
     self._dtype = config.search.dtype
@@ -102,23 +101,27 @@ class Ours:
     init = lambda: cast(system.objective.init_params(0), config.search.dtype)  # noqa: E731
     params = jax.jit(init)()
     self.params = jax.device_put(params, whole)
-    self.codes = jax.device_put(device_codes(built, "level"), whole)
-    self._tree = jax.device_put(device_tree(built), whole)
-    self._live = self._live_nodes(np.ones(built.num_items, bool))
-    self._search = make_search(self.model, self.beam, self.beam)
+    self.codes, self._index = jax.device_put(self.engine.place(built), whole)
+    self._live = self.engine.live(self._index, np.ones(built.num_items, bool))
+    self._search = self.engine.make_search(self.beam, self.beam)
 
-  def _live_nodes(self, available_I: np.ndarray) -> Live:
-    whole = sharding.replicated(self.mesh)
-    return live_nodes(self._tree, jax.device_put(available_I, whole))
+  @property
+  def model(self) -> Generator:
+    """The generator; there is one where codes come level by level."""
+    assert self.generator is not None
+    return self.generator
 
   def find(self, item_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Items and scores."""
     rows = sharding.put_rows(item_BT, self.mesh)
-    found = self._search(self.params, self.codes, self._tree, self._live, rows)
+    found = self._search(self.params, self.codes, self._index, self._live, rows)
     return np.asarray(found.item_BK), np.asarray(found.score_BK)
 
   def side(self, item_BT: np.ndarray) -> Side:
-    """Its turns."""
+    """Its turns; of a generator with its work."""
+    run = lambda: self.find(item_BT)  # noqa: E731
+    if self.generator is None:
+      return Side(self.name, run, len(item_BT))
     shape = search_work.Shape(
       item_BT.shape[1],
       self._built.codes_IL.shape[1],
@@ -129,7 +132,7 @@ class Ours:
     )
     return Side(
       self.name,
-      lambda: self.find(item_BT),
+      run,
       len(item_BT),
       search_work.flops_per_user(self.model.config, shape),
       search_work.bytes_per_user(self.model.config, shape),
@@ -139,7 +142,7 @@ class Ours:
     """The same with every filter: availability, seen and denied, allowed."""
     rng = np.random.default_rng(2)
     items, users = self._built.num_items, len(item_BT)
-    live = self._live_nodes(rng.random(items) < 0.9)
+    live = self.engine.live(self._index, rng.random(items) < 0.9)
     deny_BT = rng.integers(0, items, (users, LISTED), dtype=np.int32)
     deny_BT[:, : item_BT.shape[1]] = item_BT
     allow_BA = rng.integers(0, items, (users, LISTED), dtype=np.int32)
@@ -150,7 +153,7 @@ class Ours:
 
     def run():
       rows = sharding.put_rows((item_BT, lists), self.mesh)
-      found = self._search(self.params, self.codes, self._tree, live, *rows)
+      found = self._search(self.params, self.codes, self._index, live, *rows)
       jax.block_until_ready(found)
 
     return Side(name, run, users)
@@ -175,15 +178,27 @@ def time_sides(
   return rows
 
 
-def compare_modes(
+def compare_systems(
   config: Config, items: int, history: int, users: int, repeats: int
 ) -> timing.Result:
-  """The case `modes`: --config's network in every mode."""
+  """The case `systems`: --config's network in every system."""
   built = random_catalog(items, config)
   item_BT = draw_histories(items, users, history)
-  sides = [Ours(mode, config, mode, built).side(item_BT) for mode in MODES]
-  rows = time_sides("modes", sides, repeats)
-  return timing.Result(rows, {"modes/thinking_vs_non_thinking": _slower(rows)})
+  # Code sets have neither.
+  sets = dataclasses.replace(config.model, softmax="level", repeat_bias=False)
+  configs = dict.fromkeys(SYSTEMS, config)
+  configs["reg4rec"] = dataclasses.replace(config, model=sets)
+  sides = [
+    Ours(name, configs[name], name, built).side(item_BT) for name in SYSTEMS
+  ]
+  rows = time_sides("systems", sides, repeats)
+  speed = {row["side"]: row["median"] for row in rows}
+  ratios = {
+    f"systems/{name}_vs_plain": speed["plain"] / speed[name]
+    for name in SYSTEMS[1:]
+  }
+  ratios["systems/thinking_vs_non_thinking"] = _slower(rows)
+  return timing.Result(rows, ratios)
 
 
 def _slower(rows: list[timing.Row]) -> float:

@@ -94,8 +94,16 @@ def check_input(rows: list[dict]) -> None:
 
 
 def check_search(rows: list[dict], ratios: dict) -> None:
-  sides = [row["side"] for row in rows if row["case"] == "modes"]
-  assert sides == ["non_thinking", "thinking", "pause"]
+  sides = [row["side"] for row in rows if row["case"] == "systems"]
+  assert sides == [
+    "plain",
+    "non_thinking",
+    "thinking",
+    "pause",
+    "s2gr",
+    "reg4rec",
+    "sasrec",
+  ]
   sides = [row["side"] for row in rows if row["case"] == "catalogue"]
   assert sides == [
     f"{size}{kind}"
@@ -106,7 +114,9 @@ def check_search(rows: list[dict], ratios: dict) -> None:
     if row["side"] in ("non_thinking", "40 items"):
       assert_positive(row, "flops_per_user", "bytes_per_user", *COSTS)
     assert_positive(row, "ms_per_batch", "batch")
-  assert_positive(ratios, "modes/thinking_vs_non_thinking")
+  assert_positive(
+    ratios, "systems/thinking_vs_non_thinking", "systems/reg4rec_vs_plain"
+  )
   overheads = [ratios[f"filters_overhead/{size}"] for size in (40, 80)]
   assert ratios["constraint_overhead"] == max(overheads)
   assert ratios["slowest_vs_fastest_catalogue"] >= 1
@@ -123,7 +133,7 @@ def test_suites_and_their_results(tmp_path):
     "train": ["--case=long_pooled"],
     "prepare": ["--events=5000"],
     "search": [
-      "--search_case=modes",
+      "--search_case=systems",
       "--search_case=catalogue",
       "--items=40",
       "--items=80",

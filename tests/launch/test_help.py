@@ -23,6 +23,7 @@ def test_help_and_mistakes(tmp_path):
   config = "--config=configs/synthetic.py"
   calls = [
     ("run.py", "--help"),
+    ("align.py", "--help"),
     ("recommend.py", "--help"),
     ("run.py", workdir, config, "--config.train.epoch=3"),
     ("run.py", workdir, "--config=configs/nowhere.py"),
@@ -41,14 +42,14 @@ def test_help_and_mistakes(tmp_path):
   ]
   with ThreadPoolExecutor(2) as pool:
     done = list(pool.map(lambda args: call(*args), calls))
-  for answer in done[:2]:
+  for answer in done[:3]:
     assert answer.returncode in (0, 1)
     assert "--config:" in answer.stdout
     assert "--workdir:" in answer.stdout
   for flag in ("users", "[no]all", "out", "users_per_shard", "deny"):
-    assert f"--{flag}:" in done[1].stdout
+    assert f"--{flag}:" in done[2].stdout
   for answer, words in zip(
-    done[2:6] + done[7:],
+    done[3:7] + done[8:],
     (
       "config field config.train.epoch does not exist; did you mean"
       " config.train.epochs?",
@@ -63,6 +64,6 @@ def test_help_and_mistakes(tmp_path):
     assert answer.returncode == 2
     assert answer.stderr.startswith(f"error: {words}"), answer.stderr
     assert answer.stderr.count("\n") == 1, answer.stderr
-  assert done[6].returncode != 0
-  assert "Flag --workdir must have a value" in done[6].stderr
+  assert done[7].returncode != 0
+  assert "Flag --workdir must have a value" in done[7].stderr
   assert not (tmp_path / "run").exists()

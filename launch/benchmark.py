@@ -185,11 +185,22 @@ def find_search_rivals() -> search_speed.Rivals:
   """Searches of other packages, where these are installed."""
   if not has_comparators():
     return {}
-  from third_party import torch_search, transformers_search
+  from third_party import (
+    torch_generator,
+    torch_plain,
+    torch_search,
+    transformers_search,
+  )
 
-  def make_torch(params, config, built, beam):
+  def make_torch(network, params, config, built, beam):
     return torch_search.TorchSearch(
-      params, config, built, beam, beam, search_speed.PAPER_HISTORY
+      params,
+      config,
+      built,
+      beam,
+      beam,
+      search_speed.PAPER_HISTORY,
+      network=network,
     )
 
   def make_transformers(params, config, built, beam):
@@ -197,7 +208,14 @@ def find_search_rivals() -> search_speed.Rivals:
 
   return {
     "transformers": (make_transformers, (8, 32, 96)),
-    "torch_shared": (make_torch, (32, 64, 256)),
+    "torch_shared": (
+      functools.partial(make_torch, torch_plain.PlainGenerator),
+      (32, 64, 256),
+    ),
+    "torch_merged": (
+      functools.partial(make_torch, torch_generator.TorchGenerator),
+      (32, 64, 256),
+    ),
   }
 
 

@@ -1,4 +1,4 @@
-"""The generator's network in plain torch, for search (licence: BSD-3-Clause).
+"""The generator's network in torch, for search (licence: BSD-3-Clause).
 
 What `transformers_t5` expresses, computed without detours: products that read
 the same input are one product, residuals are added by the product itself,
@@ -184,6 +184,21 @@ class TorchGenerator:
     states_PD = _normed(x_PD, self.decoder_norm_D)
     return F.linear(states_PD, self.head_LVD[level]).view(B, len(x_PD) // B, -1)
 
+  def follow(self, cache: Cache, parent_BM: torch.Tensor) -> Cache:
+    """Every beam takes over the slots of the beam that it continues."""
+    B, M = parent_BM.shape
+
+    def take(slot: torch.Tensor) -> torch.Tensor:
+      beams = slot.shape[2]
+      if beams == 1:
+        return slot
+      first_B1 = torch.arange(0, B * beams, beams, device=self.device)[:, None]
+      row_P = (first_B1 + parent_BM).view(-1)
+      rows = slot.flatten(1, 2).index_select(1, row_P)
+      return rows.view(2, B, M, *slot.shape[3:])
+
+    return [[take(slot) for slot in slots] for slots in cache]
+
   def _split(self, x_PX: torch.Tensor, users: int) -> torch.Tensor:
     """(B * N, n * H * K) -> (n, B, N, H, K), a view."""
     c = self.config
@@ -260,21 +275,6 @@ def _attend_own(query_BMHK, slots, bias_HS) -> torch.Tensor:
   for slot, (_, value_BMHK) in enumerate(slots):
     mixed_BMHK.addcmul_(weights_BMHS[..., slot, None], value_BMHK)
   return mixed_BMHK.flatten(2).flatten(0, 1)
-
-
-def reorder(cache: Cache, parent_BM: torch.Tensor) -> Cache:
-  """Every beam takes over the slots of the beam that it continues."""
-  B, M = parent_BM.shape
-
-  def follow(slot: torch.Tensor) -> torch.Tensor:
-    beams = slot.shape[2]
-    if beams == 1:
-      return slot
-    first_B1 = torch.arange(0, B * beams, beams, device=slot.device)[:, None]
-    rows = slot.flatten(1, 2).index_select(1, (first_B1 + parent_BM).view(-1))
-    return rows.view(2, B, M, *slot.shape[3:])
-
-  return [[follow(slot) for slot in slots] for slots in cache]
 
 
 def _blocks(stack: dict) -> list[dict]:

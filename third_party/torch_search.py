@@ -13,7 +13,7 @@ import torch
 from holorec_jax.catalog import Catalog
 from holorec_jax.models.config import GeneratorConfig
 from third_party.t5_form import check_histories, code_tokens
-from third_party.torch_generator import TorchGenerator, reorder
+from third_party.torch_generator import TorchGenerator
 
 
 class TorchTree(NamedTuple):
@@ -86,6 +86,7 @@ class TorchSearch:
     k: int,
     slots: int,
     device: str = "cpu",
+    network: type[TorchGenerator] = TorchGenerator,
   ):
     """Copies the weights and the tree.
 
@@ -97,11 +98,12 @@ class TorchSearch:
       k: items returned.
       slots: most items of a history.
       device: where torch computes.
+      network: as one writes it first, or with what can be merged merged.
 
     Raises:
       ValueError: T5 cannot express the configuration.
     """
-    self.generator = TorchGenerator(params, config, slots, device)
+    self.generator = network(params, config, slots, device)
     self.tree = copy_tree(catalog, device)
     self.token_IL = torch.from_numpy(
       code_tokens(catalog.codes_IL, catalog.num_codes)
@@ -137,7 +139,7 @@ class TorchSearch:
       beams, parent_BM = self._expand(beams, logits_BMV, level)
       if level < L - 1:
         token_BM = self.tree.code[beams.node_BM] + level * self.num_codes
-        cache = reorder(cache, parent_BM)
+        cache = self.generator.follow(cache, parent_BM)
     item_BK, score_BK = self._items_of_leaves(beams)
     return item_BK.int().cpu().numpy(), score_BK.cpu().numpy()
 

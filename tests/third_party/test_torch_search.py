@@ -12,9 +12,12 @@ from our_search import (
 )
 
 pytest.importorskip("torch")
+from third_party.torch_generator import TorchGenerator
+from third_party.torch_plain import PlainGenerator
 from third_party.torch_search import TorchSearch
 
 
+@pytest.mark.parametrize("network", [TorchGenerator, PlainGenerator])
 @pytest.mark.parametrize(
   ("softmax", "tied_heads", "gated_mlp", "distinct"),
   [
@@ -24,7 +27,9 @@ from third_party.torch_search import TorchSearch
     ("tree", False, True, True),
   ],
 )
-def test_a_narrow_beam_finds_the_same(softmax, tied_heads, gated_mlp, distinct):
+def test_a_narrow_beam_finds_the_same(
+  network, softmax, tied_heads, gated_mlp, distinct
+):
   catalog = tiny.make_catalog(60, 4, 5 if distinct else 3, distinct)
   assert (catalog.tree.largest_leaf == 1) == distinct
   model, params = tiny.make_model(
@@ -38,7 +43,9 @@ def test_a_narrow_beam_finds_the_same(softmax, tied_heads, gated_mlp, distinct):
 
   def theirs(beam):
     # More slots than a history has: the widest batch decides.
-    search = TorchSearch(params, model.config, catalog, beam, 4, SLOTS + 2)
+    search = TorchSearch(
+      params, model.config, catalog, beam, 4, SLOTS + 2, network=network
+    )
     return search(item_BT)
 
   narrow, wide = theirs(4), theirs(60)

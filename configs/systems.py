@@ -55,10 +55,10 @@ def _s2gr(system: str = "s2gr", **leaves) -> Change:
 
 
 def _reg4rec(**leaves) -> Change:
-  """REG4Rec's codes: parallel codebooks; a level has no tree above it."""
+  """REG4Rec's codes: parallel codebooks, in any order."""
   codes = {
     "sid__quantizer": "parallel",
-    "model__softmax": "level",
+    "model__softmax": "tree",
     "model__repeat_bias": False,
   }
   return lambda config: _set(config, "reg4rec", **codes | leaves)

@@ -98,7 +98,8 @@ class PlainGenerator(TorchGenerator):
       step = slots[0].shape[2] - 1
       bias_H1S = self.own_bias_HSS[:, step : step + 1, : step + 1]
       query_PH1K = self._heads(normed_P1D, own.query_ED)
-      mixed_P1D = self._attend(own, query_PH1K, *slots, bias_H1S)
+      key_PHSK, value_PHSK = slots
+      mixed_P1D = self._attend(own, query_PH1K, key_PHSK, value_PHSK, bias_H1S)
       x_BMD = x_BMD + mixed_P1D.view(B, M, -1)
       query_BHMK = self._heads(_norm(x_BMD, cross.norm_D), cross.query_ED)
       x_BMD = x_BMD + self._attend(

@@ -2,10 +2,10 @@
 
 Source: REG4Rec (arXiv 2508.15308); the design's methods 3.2, 3.4 and 3.5. A
 path is a set of codes in the order in which they were chosen. Its score is the
-sum of log p(code | codebook, codes chosen before), each a softmax over all
-codes of one codebook, as training has it; the item's is that plus the log of
-its share of the leaf. Only codes that lead to an allowed item are tried. The
-orders:
+sum of log p(code | codebook, codes chosen before), each a softmax over one
+codebook's codes, all or those that the lattice has, as training has it; the
+item's is that plus the log of its share of the leaf. Only codes that lead to an
+allowed item are tried, which changes no score. The orders:
 
   confident  CRSS: every path goes on with its most confident unused codebook
   fixed      codebook 0, 1, .., the ablation
@@ -33,7 +33,7 @@ from flax import struct
 
 from holorec_jax.decode.beam import DEAD, reorder, take, take_rows, top_k
 from holorec_jax.decode.set_space import Lattice, SetLive, SetMasks
-from holorec_jax.models.set_generator import next_codebook
+from holorec_jax.models.set_generator import next_codebook, restrict
 
 SearchOrder = Literal["confident", "fixed", "any"]
 # What CORP takes from the rank of an inconsistent path: more than any score.
@@ -88,6 +88,8 @@ class SetSpace:
     masks: what the requests leave of that; None without requests' lists.
     category_X: int32 category of every token, for CORP; None: no pruning.
     order: of the codebooks.
+    over_lattice: share a codebook's probability among the codes that continue
+      the chosen ones to an item of the catalogue, instead of all codes.
   """
 
   lattice: Lattice
@@ -95,6 +97,7 @@ class SetSpace:
   masks: SetMasks | None = None
   category_X: jax.Array | None = None
   order: SearchOrder = struct.field(pytree_node=False, default="confident")
+  over_lattice: bool = struct.field(pytree_node=False, default=False)
 
 
 # decode(state, token_BN) -> (state, logits (B, N, M, V)); tokens chosen last,
@@ -156,6 +159,8 @@ def _expand(
   if space.masks is not None:
     child_BNF = lattice.edge_child[edge_BNF]
     allowed_BNF &= space.masks.keep(step + 1, child_BNF)
+  if space.over_lattice:
+    logits_BNMV = restrict(logits_BNMV, lattice.valid(step, paths.node_BN))
   if space.order != "any":
     used_BNM = (
       paths.token_BNM[..., None, :] // V == jnp.arange(M)[:, None]

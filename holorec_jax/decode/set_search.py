@@ -130,7 +130,10 @@ class SetEngine:
       masks = None
       if lists is not None:
         masks = set_space.make_set_masks(index, live, lists)
-      space = SetSpace(index, live, masks, category_X, self.order)
+      over_lattice = self.model.config.softmax == "tree"
+      space = SetSpace(
+        index, live, masks, category_X, self.order, over_lattice
+      )
       return search(params, self.model, codes, space, item_BT, beam, k)
 
     return jax.jit(run)

@@ -75,6 +75,30 @@ class Lattice:
     place_BNF = self.first_edge[node_BN][..., None] + slot_F
     return jnp.where(exists_BNF, place_BNF, 0), exists_BNF
 
+  def valid(self, size: int, node_BN: jax.Array) -> jax.Array:
+    """Which codes continue nodes with `size` codes to an item.
+
+    Whatever is available: probabilities are shared among these codes with
+    softmax="tree". All codes of a codebook that the node has are said to be
+    valid, so that shares among them are finite.
+
+    Returns:
+      (B, N, M, V) bool; (1, 1, M, V) for the root, where all are alike.
+    """
+    M, V = self.num_codebooks, self.num_codes
+    if size == 0:
+      node_BN = jnp.zeros((1, 1), jnp.int32)
+    edge_BNF, exists_BNF = self.edges(size, node_BN)
+    token_BNF = jnp.where(exists_BNF, self.edge_token[edge_BNF], M * V)
+    B, N, F = token_BNF.shape
+    row_R1 = jnp.arange(B * N)[:, None]
+    valid_RX = jnp.zeros((B * N, M * V), bool)
+    valid_RX = valid_RX.at[row_R1, token_BNF.reshape(-1, F)].set(
+      True, mode="drop"
+    )
+    valid_BNMV = valid_RX.reshape(B, N, M, V)
+    return valid_BNMV | ~valid_BNMV.any(axis=-1, keepdims=True)
+
 
 @dataclasses.dataclass(frozen=True)
 class SetCapacity:

@@ -14,6 +14,7 @@ from holorec_jax.catalog import Catalog
 from holorec_jax.decode.engine import Engine, TreeEngine
 from holorec_jax.decode.ranking import RankingEngine
 from holorec_jax.decode.set_search import SetEngine
+from holorec_jax.decode.set_space import index_of
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.meaning import Meaning
 from holorec_jax.models.config import Thought
@@ -93,7 +94,8 @@ def make_reg4rec(config: Config, built: Catalog, meaning: Meaning) -> System:
   engine = SetEngine(
     model, config.search.room, config.reg4rec.order, meaning.category_LV
   )
-  return System(SetObjective(model, config.reg4rec), engine)
+  index = index_of(built) if config.model.softmax == "tree" else None
+  return System(SetObjective(model, config.reg4rec, index), engine)
 
 
 def make_sasrec(config: Config, built: Catalog, meaning: Meaning) -> System:

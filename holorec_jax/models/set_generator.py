@@ -7,13 +7,18 @@ from its state h every codebook has logits of its own,
 
   logits_r(v) = cos(tower_r(h), z_rv) / temperature
 
+With softmax="tree" the probabilities of a codebook are shared among the codes
+that continue the chosen ones to an item of the catalogue, else among all.
+
 CRSS (confidence-based reasoning step selection): every unused codebook
 proposes its best code, and the codebook with the most probable proposal comes
 next. In training it is fed the target's code, in search any code that leads to
 an item. Given the model, the order follows from the codes chosen so far, so the
-probabilities of all code sets sum to one, however the orders differ.
+probabilities of all code sets, those of items with softmax="tree", sum to one,
+however the orders differ.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -33,19 +38,33 @@ from holorec_jax.types import Batch
 # "confident": CRSS; "fixed": codebook 0, 1, .. (the ablation).
 Order = Literal["confident", "fixed"]
 
+# valid(codes so far, unused_BNM) -> (B, N, M, V) bool, or ones for B and N:
+# the codes that continue a branch's chosen ones to an item.
+ValidFn = Callable[[int, jax.Array], jax.Array]
+# Logit of a code that leads to no item.
+_INVALID = -1e9
+
 
 class SetStep(NamedTuple):
   """What one step of a branch yields.
 
   Attributes:
-    logits_BNMV: float32, of all codebooks.
+    logits_BNMV: float32, of all codebooks; those of invalid codes are so low
+      that they have no probability.
     unused_BNM: bool, codebooks without a code before the step.
     codebook_BN: int32, the one that gets its code at this step.
+    valid_BNMV: bool, the codes that probability is shared among; None: all.
   """
 
   logits_BNMV: jax.Array
   unused_BNM: jax.Array
   codebook_BN: jax.Array
+  valid_BNMV: jax.Array | None = None
+
+
+def restrict(logits_BNMV: jax.Array, valid_BNMV: jax.Array) -> jax.Array:
+  """Logits of which a softmax shares among the valid codes alone."""
+  return jnp.where(valid_BNMV, logits_BNMV, _INVALID)
 
 
 def confidence(logits_BNMV: jax.Array) -> jax.Array:
@@ -68,7 +87,7 @@ class SetGenerator(nn.Module):
   """Encoder, stepwise decoder and a tower per codebook.
 
   Attributes:
-    config: shape; thought="none", softmax="level", no repeat bias.
+    config: shape; thought="none", no repeat bias.
     num_codebooks: M.
     num_codes: V.
     temperature: of the cosines.
@@ -80,7 +99,7 @@ class SetGenerator(nn.Module):
   temperature: float = 0.1
 
   def __post_init__(self):
-    plain = {"thought": "none", "softmax": "level", "repeat_bias": False}
+    plain = {"thought": "none", "repeat_bias": False}
     for name, value in plain.items():
       if getattr(self.config, name) != value:
         raise UserError(
@@ -199,6 +218,7 @@ class SetGenerator(nn.Module):
     deterministic: bool = True,
     order: Order = "confident",
     random_order: float = 0.0,
+    valid: ValidFn | None = None,
   ) -> list[SetStep]:
     """Unrolls all steps of every branch with the target's codes fed.
 
@@ -209,6 +229,7 @@ class SetGenerator(nn.Module):
       order: of the codebooks; no gradient goes through its choice.
       random_order: share of branches with an order drawn at random instead;
         more than 0 needs rngs={"order": key}.
+      valid: what continues the targets' codes, with softmax="tree".
 
     Returns:
       One SetStep per codebook.
@@ -223,15 +244,19 @@ class SetGenerator(nn.Module):
     unused_BNM = jnp.ones(target_BNM.shape, bool)
     codebook_BN = code_BN = None
     state, steps = self.start(), []
-    for _ in range(self.num_codebooks):
+    for size in range(self.num_codebooks):
       state, logits_BNMV = self.step(
         state, context, codebook_BN, code_BN, deterministic
       )
+      valid_BNMV = None
+      if valid is not None:
+        valid_BNMV = valid(size, unused_BNM)
+        logits_BNMV = restrict(logits_BNMV, valid_BNMV)
       codebook_BN = next_codebook(logits_BNMV, unused_BNM, order)
       if draw_BNM is not None:
         drawn_BN = jnp.argmax(jnp.where(unused_BNM, draw_BNM, -1.0), axis=-1)
         codebook_BN = jnp.where(draw_BNM[..., 0] < 0, codebook_BN, drawn_BN)
-      steps.append(SetStep(logits_BNMV, unused_BNM, codebook_BN))
+      steps.append(SetStep(logits_BNMV, unused_BNM, codebook_BN, valid_BNMV))
       code_BN = jnp.take_along_axis(
         target_BNM, codebook_BN[..., None], axis=-1
       )[..., 0]

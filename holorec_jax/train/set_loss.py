@@ -8,7 +8,9 @@ codebooks that have none yet,
       CE(logits_r at s, the target's code of r)
 
 not only of the codebook that comes next. So their probabilities, each over
-one codebook's codes, can be compared, as the choice of the order does.
+one codebook's codes, can be compared, as the choice of the order does. With
+softmax="tree" they are shared among the codes that continue the chosen ones to
+an item of the catalogue, as the lattice of code sets says (`set_index`).
 """
 
 import dataclasses
@@ -16,10 +18,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from holorec_jax.codes import Codes
-from holorec_jax.models.set_generator import Order, SetGenerator, SetStep
+from holorec_jax.decode.set_space import device_lattice, needs
+from holorec_jax.errors import UserError
+from holorec_jax.models.set_generator import (
+  Order,
+  SetGenerator,
+  SetStep,
+  ValidFn,
+)
 from holorec_jax.ranges import check_ranges
+from holorec_jax.set_index import SetIndex
 from holorec_jax.train import objective
 from holorec_jax.train.losses import cross_entropy
 from holorec_jax.types import Batch
@@ -33,7 +44,8 @@ class SetLossConfig:
     random_order: share of targets whose codebooks come in a random order.
     fixed_order: codebook 0, 1, .. always instead of the most confident one
       (the ablation); random_order does not count then.
-    label_smoothing: mass spread over all codes of a codebook.
+    label_smoothing: mass spread over all codes of a codebook that probability
+      is shared among.
   """
 
   random_order: float = 0.1
@@ -84,7 +96,7 @@ def set_loss(
   for number, step in enumerate(steps):
     chosen_BN1 = step.codebook_BN[..., None]
     loss_BNM = cross_entropy(
-      step.logits_BNMV, target_BNM, config.label_smoothing
+      step.logits_BNMV, target_BNM, config.label_smoothing, step.valid_BNMV
     )
     loss += total(jnp.sum(loss_BNM, axis=-1, where=step.unused_BNM))
     exact_BNM = cross_entropy(step.logits_BNMV, target_BNM)
@@ -113,10 +125,19 @@ class SetObjective:
   Attributes:
     model: the generator.
     config: orders and smoothing.
+    index: the lattice of the items' codes; needed with softmax="tree".
   """
 
   model: SetGenerator
   config: SetLossConfig
+  index: SetIndex | None = None
+
+  def __post_init__(self):
+    if self.model.config.softmax == "tree" and self.index is None:
+      raise UserError(
+        "softmax=\"tree\" shares probabilities among what the items' codes"
+        " allow: give SetObjective their index (`set_space.index_of(catalog)`)"
+      )
 
   def init_params(self, seed: int) -> dict:
     """Float32 parameters; shapes depend on the model alone."""
@@ -145,8 +166,24 @@ class SetObjective:
       deterministic=dropout_key is None,
       order=self.config.order,
       random_order=random_order,
+      valid=self.valid(batch.target_BN),
       rngs=rngs,
     )
     target_BNM = codes.fine_IL[batch.target_BN]
     loss, metrics = set_loss(steps, target_BNM, batch.weight_BN, self.config)
     return loss / jnp.maximum(metrics["targets"], 1.0), metrics
+
+  def valid(self, target_BN: jax.Array) -> ValidFn | None:
+    """What continues the targets' codes; None: all codes share."""
+    if self.index is None or self.model.config.softmax == "level":
+      return None
+    # Codes alone: shares within leaves play no part.
+    no_share_I = np.zeros(len(self.index.node_IX), np.float32)
+    lattice = device_lattice(self.index, no_share_I, needs(self.index))
+
+    def continuations(size: int, unused_BNM: jax.Array) -> jax.Array:
+      bit_M = 1 << jnp.arange(unused_BNM.shape[-1])
+      subset_BN = jnp.sum(jnp.where(unused_BNM, 0, bit_M), axis=-1)
+      return lattice.valid(size, lattice.node_IX[target_BN, subset_BN])
+
+    return continuations

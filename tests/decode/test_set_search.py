@@ -203,6 +203,24 @@ def test_probabilities_of_all_sets_sum_to_one():
     assert len(np.unique(firsts, axis=0)) > (order == "confident")
 
 
+def test_probabilities_of_items_sum_to_one_over_the_lattice():
+  """Of the catalogue's items, whatever is unavailable or denied."""
+  for order in ("confident", "fixed"):
+    space = make_space(CATALOG, order=order, over_lattice=True)
+    found = run(BOUND, space, 40, 40)
+    np.testing.assert_allclose(np.exp(found.score_BK).sum(1), 1.0, rtol=1e-5)
+    # Filters take items away, and change no score of those that stay.
+    lists = make_lists(np.full((USERS, 1), 13, np.int32), [None] * USERS)
+    fewer = make_space(
+      CATALOG, np.arange(40) > 9, lists, order=order, over_lattice=True
+    )
+    left = run(BOUND, fewer, 40, 40)
+    for row in range(USERS):
+      keep_K = (found.item_BK[row] > 9) & (found.item_BK[row] != 13)
+      items = found.item_BK[row][keep_K].tolist()
+      assert_found(left, row, items, found.score_BK[row][keep_K].tolist())
+
+
 @pytest.mark.parametrize("beam", [1, 6, 15])
 @pytest.mark.parametrize("order", ["confident", "fixed", "any"])
 def test_beams_and_filters_against_brute_force(order, beam):
@@ -261,24 +279,27 @@ def test_inconsistent_paths_are_pruned(order):
   assert fewer
 
 
-def make_engine(catalog, **changes):
+def make_engine(catalog, softmax="level", **changes):
   codebooks = catalog.codes_IL.shape[1]
   model = SetGenerator(
-    tiny.make_config(start="last"), codebooks, catalog.num_codes
+    tiny.make_config(start="last", softmax=softmax),
+    codebooks,
+    catalog.num_codes,
   )
-  objective = SetObjective(model, SetLossConfig())
+  objective = SetObjective(model, SetLossConfig(), index_of(catalog))
   rng = np.random.default_rng(1)
   shapes = jax.eval_shape(functools.partial(objective.init_params, 0))
   params = jax.tree.map(
     lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32) / 2,
     shapes,
   )
-  return model, params, SetEngine(model, **changes)
+  return objective, params, SetEngine(model, **changes)
 
 
-def test_the_engine_finds_what_training_scores():
+@pytest.mark.parametrize("softmax", ["level", "tree"])
+def test_the_engine_finds_what_training_scores(softmax):
   """Search, and the unroll that training differentiates, item by item."""
-  model, params, engine = make_engine(CATALOG)
+  objective, params, engine = make_engine(CATALOG, softmax)
   engine.check(CATALOG)
   codes, lattice = engine.place(CATALOG)
   items = CATALOG.num_items
@@ -297,7 +318,13 @@ def test_the_engine_finds_what_training_scores():
     every_BI,
     np.ones((2, items), np.float32),
   )
-  steps = tiny.jit(model.apply)({"params": params}, batch, codes)
+
+  @tiny.jit
+  def unroll(params):
+    valid = objective.valid(every_BI)
+    return engine.model.apply({"params": params}, batch, codes, valid=valid)
+
+  steps = unroll(params)
   score_BI = np.tile(CATALOG.log_share_I, (2, 1))
   for step in steps:
     log_prob_BIMV = np.asarray(jax.nn.log_softmax(step.logits_BNMV))
@@ -305,6 +332,12 @@ def test_the_engine_finds_what_training_scores():
     code_BI = CATALOG.codes_IL[every_BI, codebook_BI]
     row_BI = np.arange(2)[:, None]
     score_BI += log_prob_BIMV[row_BI, every_BI, codebook_BI, code_BI]
+  # What has no item takes its share of 64 sets, or none.
+  total_B = np.exp(score_BI).sum(axis=1)
+  if softmax == "tree":
+    np.testing.assert_allclose(total_B, 1.0, rtol=1e-5)
+  else:
+    assert (total_B < 0.9).all()
   for row in range(2):
     allowed = np.setdiff1d(np.arange(items), np.arange(0, items, 5))
     allowed = np.setdiff1d(allowed, item_BT[row])
@@ -314,7 +347,7 @@ def test_the_engine_finds_what_training_scores():
 
 
 def test_a_changed_catalogue_and_filters_compile_nothing():
-  _, params, engine = make_engine(CATALOG, room=0.5)
+  _, params, engine = make_engine(CATALOG, "tree", room=0.5)
   search = engine.make_search(4, 4)
   item_BT = np.array([[3, 1, 2]], np.int32)
 
@@ -329,7 +362,7 @@ def test_a_changed_catalogue_and_filters_compile_nothing():
   larger = add_items(
     remove_items(CATALOG, before), np.stack([new, new], 1), new
   )
-  assert best(larger)[0] == 40
+  assert 40 in best(larger)
   assert not set(before) & set(best(larger))
   assert search._cache_size() == 1
 

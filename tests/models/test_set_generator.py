@@ -200,7 +200,6 @@ def test_every_codebook_has_its_turn_and_random_orders_are_a_share():
 def test_settings_that_code_sets_do_not_have():
   for changes in (
     dict(thought="holorec"),
-    dict(softmax="tree"),
     dict(repeat_bias=True),
   ):
     with pytest.raises(UserError, match=f"config.model.{next(iter(changes))}"):

@@ -1,10 +1,11 @@
-r"""HoloRec: Beauty or Toys, an hour on two CPU cores.
+r"""HoloRec: Beauty, at most an hour on two CPU cores.
 
   python launch/run.py --config=configs/holorec_cpu.py \
     --config.data.path=PATH --workdir=DIR
 
 Source: arXiv 2606.15331. Leaves: configs/beauty.py and the variant in
-configs/systems.py; any other may stand behind a colon.
+configs/systems.py; any other may stand behind a colon. Toys: configs/toys.py
+with the same variants.
 """
 
 from ml_collections import ConfigDict

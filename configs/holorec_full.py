@@ -1,4 +1,4 @@
-r"""HoloRec: the papers' network and budget.
+r"""HoloRec: the network and budget of HoloRec's paper.
 
   python launch/run.py --config=configs/holorec_full.py \
     --config.data.path=PATH --workdir=DIR

@@ -1,4 +1,4 @@
-r"""REG4Rec: the papers' network and budget.
+r"""REG4Rec: the network and budget of HoloRec's paper.
 
   python launch/run.py --config=configs/reg4rec_full.py \
     --config.data.path=PATH --workdir=DIR

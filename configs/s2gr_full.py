@@ -1,4 +1,4 @@
-r"""S2GR: the papers' network and budget.
+r"""S2GR: the network and budget of HoloRec's paper.
 
   python launch/run.py --config=configs/s2gr_full.py \
     --config.data.path=PATH --workdir=DIR

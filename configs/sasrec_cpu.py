@@ -1,10 +1,11 @@
-r"""SASRec with full cross-entropy: Beauty or Toys, an hour on two CPU cores.
+r"""SASRec with full cross-entropy: Beauty, at most an hour on two CPU cores.
 
   python launch/run.py --config=configs/sasrec_cpu.py \
     --config.data.path=PATH --workdir=DIR
 
 Source: arXiv 1808.09781. Leaves: configs/beauty.py and the variant in
-configs/systems.py; any other may stand behind a colon.
+configs/systems.py; any other may stand behind a colon. Toys: configs/toys.py
+with the same variants.
 """
 
 from ml_collections import ConfigDict

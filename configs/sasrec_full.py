@@ -1,4 +1,4 @@
-r"""SASRec with full cross-entropy: the papers' network and budget.
+r"""SASRec with full cross-entropy: the network and budget of HoloRec's paper.
 
   python launch/run.py --config=configs/sasrec_full.py \
     --config.data.path=PATH --workdir=DIR

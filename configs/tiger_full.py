@@ -1,4 +1,4 @@
-r"""TIGER: the papers' network and budget.
+r"""TIGER: the network and budget of HoloRec's paper.
 
   python launch/run.py --config=configs/tiger_full.py \
     --config.data.path=PATH --workdir=DIR

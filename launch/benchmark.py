@@ -13,13 +13,14 @@ target per row in length buckets, of the same network on the same targets:
   transformers  the paper's network beside T5 of the package transformers, which
                 pip install -e '.[comparators]' brings
 Suite `search`: users per second of search at --config's beam:
-  modes         --config's network in all modes, on histories of 50 items
+  systems       --config's network in every system, on histories of 50 items
   comparison    the paper's network on 20 items of 4 code tokens, in all modes
                 and pooled, beside transformers' `generate` and a plain torch
                 form of our algorithm, on the same weights
   catalogue     the paper's network over catalogues of --items, without
                 constraint, with it, and with every filter
   evaluation    22,363 users (Beauty's) by the evaluating recommender, once
+  large         a wide network with 200 beams, for accelerators; not by default
 Suite `quantize`: items per second of quantizer training on --width-dimensional
 vectors.
 Suite `input`: histories per second that the input pipeline assembles, for the

@@ -23,7 +23,11 @@ BATCH = 256
 
 
 class Probe:
-  """A generator with parameters and a catalogue."""
+  """A generator with parameters and a catalogue; on device when first asked.
+
+  Attributes:
+    catalog: whose items it follows.
+  """
 
   def __init__(
     self,
@@ -33,14 +37,18 @@ class Probe:
     mesh: Mesh,
     max_history: int,
   ):
-    whole = sharding.replicated(mesh)
     self.catalog = catalog
     self._model = model
+    self._given = params
     self._mesh = mesh
     self._width = max_history
     self._batching = Batching(BATCH, mesh.size)
-    self._params = jax.device_put(params, whole)
-    self._codes = jax.device_put(device_codes(catalog, "level"), whole)
+
+  @functools.cached_property
+  def _placed(self):
+    """Parameters and codes on device."""
+    codes = device_codes(self.catalog, "level")
+    return jax.device_put((self._given, codes), sharding.replicated(self._mesh))
 
   def thoughts(
     self, histories: Histories, items_UK: np.ndarray
@@ -107,7 +115,8 @@ class Probe:
       "weight_BN": (target_BK >= 0).astype(np.float32),
     }
     batch = Batch(**sharding.put_rows(columns, self._mesh))
-    return self._unroll(self._params, batch, self._codes)
+    params, codes = self._placed
+    return self._unroll(params, batch, codes)
 
   @functools.cached_property
   def _unroll(self):

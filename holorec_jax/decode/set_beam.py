@@ -109,7 +109,9 @@ def _agreement(space: SetSpace, paths: Paths, token_BNF, step: int):
   """Adjacent codes of equal category with one more token, (B, N, F)."""
   assert space.category_X is not None
   last_BN = space.category_X[paths.token_BNM[..., step - 1]]
+  # Those without a category agree with nothing.
   same_BNF = space.category_X[token_BNF] == last_BN[..., None]
+  same_BNF &= last_BN[..., None] >= 0
   return paths.agree_BN[..., None] + same_BNF
 
 

@@ -131,9 +131,7 @@ class SetEngine:
       if lists is not None:
         masks = set_space.make_set_masks(index, live, lists)
       over_lattice = self.model.config.softmax == "tree"
-      space = SetSpace(
-        index, live, masks, category_X, self.order, over_lattice
-      )
+      space = SetSpace(index, live, masks, category_X, self.order, over_lattice)
       return search(params, self.model, codes, space, item_BT, beam, k)
 
     return jax.jit(run)

@@ -80,7 +80,7 @@ def align(
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
   step = training.best_steps(config, workdir, data, sids_content)[name]
-  meaning = find_meaning(config, workdir, data, built)
+  meaning = find_meaning(config, workdir, data, built, name)
   system = make_system(config, built, name, meaning)
   policy = make_policy(system.engine, name)
   supervised = training.system_folder(config, workdir, name) / "checkpoints"
@@ -183,7 +183,7 @@ class _Answers:
   ):
     self._rows = {
       # The sample that training validates on.
-      "valid": sample_valid(config, data),
+      "valid": training.sample_valid(config, data),
       "test": targets.from_positions(data.dataset, data.split.test),
     }
     self._recommender = Recommender(
@@ -228,13 +228,6 @@ class _Answers:
         "gain": intervals.paired_difference(rank_U, other_U),
       }
     return table
-
-
-def sample_valid(config: Config, data: Data) -> targets.Targets:
-  """The validation users of training and alignment."""
-  rows = targets.from_positions(data.dataset, data.split.valid)
-  sample = np.random.default_rng(config.train.seed).permutation(len(rows))
-  return rows.take(np.sort(sample[: config.train.valid_users]))
 
 
 def summarise(workdir: pathlib.Path) -> None:

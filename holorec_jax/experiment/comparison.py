@@ -93,6 +93,7 @@ class Job:
     return (
       stored == resolved
       and results["made_from"]["search"] == resolved["search"]
+      and results["made_from"]["baselines"] == self.config.baselines
       and {results["headline"], *results["modes"]} == set(self.config.systems)
     )
 

@@ -30,34 +30,24 @@ from holorec_jax.vectors.assemble import VectorConfig
 
 CONFIG = "config.json"
 
-# What each one is: `systems.MAKERS`.
-SYSTEMS = (
-  "thinking",
-  "non_thinking",
-  "pause",
-  "plain",
-  "s2gr",
-  "reg4rec",
-  "sasrec",
-)
-
-# Sections of the losses and models that single systems have.
-LOSSES = ("loss", "s2gr", "reg4rec", "sasrec", "sasrec_loss")
+# What each one is: `systems.MAKERS`; here the sections that it is made from.
+SYSTEMS: dict[str, tuple[str, ...]] = {
+  "thinking": ("model", "loss"),
+  "non_thinking": ("model", "loss"),
+  "pause": ("model", "loss"),
+  "plain": ("model", "loss"),
+  "s2gr": ("model", "s2gr"),
+  "reg4rec": ("model", "reg4rec"),
+  "sasrec": ("sasrec", "sasrec_loss"),
+}
 
 # Artefact of a workdir -> the sections that it is made from.
 MADE_FROM: dict[str, tuple[str, ...]] = {
   "dataset": ("data",),
   "vectors": ("vectors",),
   "sids": ("sid", "sids_path"),
-  "checkpoints": (
-    "systems",
-    "catalog",
-    "input",
-    "model",
-    *LOSSES,
-    "optim",
-    "train",
-  ),
+  # And the sections of the system.
+  "checkpoints": ("systems", "catalog", "input", "optim", "train"),
 }
 
 
@@ -125,6 +115,11 @@ class Config:
         " config.model.causal_history=True; or set input.rows='one_target'."
       )
 
+    if self.search.corp and "reg4rec" not in self.systems:
+      raise UserError(
+        "config.search.corp prunes the search of reg4rec, which"
+        " config.systems does not name."
+      )
     if self.search.k < max(metrics.CUTOFFS):
       raise UserError(
         f"config.search.k is {self.search.k}; expected at least"
@@ -211,7 +206,7 @@ def _explain_unusable(workdir: pathlib.Path) -> Iterator[None]:
 def _hold_workdir(workdir: pathlib.Path, resolved: dict) -> None:
   path = workdir / CONFIG
   stored = artifacts.read_json(path) if path.is_file() else {}
-  held = _held_sections(workdir) if stored else []
+  held = _held_sections(workdir, stored) if stored else []
   lines = config_fields.diff(_held(stored, held), _held(resolved, held))
   if lines:
     raise UserError(
@@ -224,12 +219,13 @@ def _hold_workdir(workdir: pathlib.Path, resolved: dict) -> None:
     artifacts.write_json(path, resolved)
 
 
-def _held_sections(workdir: pathlib.Path) -> list[str]:
+def _held_sections(workdir: pathlib.Path, stored: dict) -> list[str]:
   """Sections that finished artefacts of the workdir depend on."""
   held: list[str] = []
   for folder, sections in MADE_FROM.items():
     if folder == "checkpoints":
       present = bool(seal.read_metrics(workdir / folder))
+      sections += SYSTEMS.get(stored["systems"][0], ())
     else:
       present = (workdir / folder).exists()
     held += sections if present else ()

@@ -173,7 +173,7 @@ def _write_report(
   counts = tree["counts"]
   page = report.render(
     report.Contents(
-      title=f"HoloRec on {config.data.name or config.data.source}",
+      title=f"{config.systems[0]} on {config.data.name or config.data.source}",
       facts={
         "Data": f"{counts['test']} test users, {counts['items']} items,"
         f" split {config.data.split.method}",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from holorec_jax.catalog import Catalog
+from holorec_jax.errors import UserError
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.quantize import categories, clusters, quantizers
@@ -32,19 +33,32 @@ class Meaning:
 
 
 def find_meaning(
-  config: Config, workdir: pathlib.Path, data: Data, built: Catalog
+  config: Config, workdir: pathlib.Path, data: Data, built: Catalog, name: str
 ) -> Meaning:
-  """What the systems of the config need to know of the codes."""
-  cluster_LV = category_LV = None
-  if "s2gr" in config.systems:
+  """What a system needs to know of the codes to train and search."""
+  cluster_LV = None
+  if name == "s2gr":
     cluster_LV = _clusters(config, workdir, built)
-  if "reg4rec" in config.systems and config.search.corp:
-    category_LV = categories.code_categories(
-      built.codes_IL,
-      categories.leaf_categories(data.dataset)[0],
-      built.num_codes,
+  return Meaning(cluster_LV, find_categories(config, data, built, name))
+
+
+def find_categories(
+  config: Config, data: Data, built: Catalog, name: str
+) -> np.ndarray | None:
+  """The codes' categories for a search that prunes; else None.
+
+  Raises:
+    UserError: no item has a category.
+  """
+  if name != "reg4rec" or not config.search.corp:
+    return None
+  category_I, names = categories.leaf_categories(data.dataset)
+  if not names:
+    raise UserError(
+      "config.search.corp compares the categories of codes, but the items have"
+      " none: it needs a text column 'categories' (config.data.text_columns)."
     )
-  return Meaning(cluster_LV, category_LV)
+  return categories.code_categories(built.codes_IL, category_I, built.num_codes)
 
 
 def _clusters(

@@ -14,8 +14,12 @@ from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Histories
 from holorec_jax.evaluate import metrics, targets
 from holorec_jax.experiment import preparation
-from holorec_jax.experiment.config import LOSSES, Config
-from holorec_jax.experiment.meaning import find_meaning
+from holorec_jax.experiment.config import MADE_FROM, SYSTEMS, Config
+from holorec_jax.experiment.meaning import (
+  Meaning,
+  find_categories,
+  find_meaning,
+)
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import System, make_system
 from holorec_jax.train import checkpoint, loop, seal
@@ -33,13 +37,20 @@ def histories_of(rows: targets.Targets) -> Histories:
   return Histories(rows.events_E, rows.starts_U, rows.ends_U)
 
 
+def sample_valid(config: Config, data: Data) -> targets.Targets:
+  """The validation users of training and alignment."""
+  rows = targets.from_positions(data.dataset, data.split.valid)
+  sample = np.random.default_rng(config.train.seed).permutation(len(rows))
+  return rows.take(np.sort(sample[: config.train.valid_users]))
+
+
 def train(config: Config, workdir: pathlib.Path) -> None:
   """Trains every system from its newest whole checkpoint to the end."""
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
   for name in config.systems:
     folder = system_folder(config, workdir, name)
-    made_from = _made_from(config, data, sids_content)
+    made_from = _made_from(config, data, sids_content, name)
     if seal.read_metrics(folder / "checkpoints"):
       config_fields.check_same_config(folder / "checkpoints", made_from)
     else:
@@ -49,7 +60,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     if progress is not None and progress["finished"]:
       logging.info("%s is trained", name)
       continue
-    meaning = find_meaning(config, workdir, data, built)
+    meaning = find_meaning(config, workdir, data, built, name)
     system = make_system(config, built, name, meaning)
     _train_system(config, data, built, system, name, folder)
 
@@ -66,8 +77,11 @@ def train_seconds(config: Config, workdir: pathlib.Path) -> dict[str, float]:
   return {"train": sum(seconds.values()), **seconds}
 
 
-def _made_from(config: Config, data: Data, sids_content: str) -> dict:
-  sections = ("catalog", "input", "model", *LOSSES, "optim", "train")
+def _made_from(
+  config: Config, data: Data, sids_content: str, name: str
+) -> dict:
+  common = [part for part in MADE_FROM["checkpoints"] if part != "systems"]
+  sections = (*common, *SYSTEMS[name])
   return config.section(*sections) | {
     "inputs": {"dataset": data.content, "sids": sids_content}
   }
@@ -94,7 +108,7 @@ def best_steps(
         "%s is not trained to its end: launch/train.py goes on with it", name
       )
     config_fields.check_same_config(
-      folder, _made_from(config, data, sids_content)
+      folder, _made_from(config, data, sids_content, name)
     )
     steps[name] = step
   return steps
@@ -119,9 +133,7 @@ def _train_system(
     source.batches_per_epoch,
     100 * source.padding_share,
   )
-  rows = targets.from_positions(data.dataset, data.split.valid)
-  sample = np.random.default_rng(config.train.seed).permutation(len(rows))
-  rows = rows.take(np.sort(sample[: config.train.valid_users]))
+  rows = sample_valid(config, data)
   recommender = Recommender(
     system.engine,
     {},  # every validation brings its own parameters
@@ -175,8 +187,9 @@ def load_recommender(
 
   Beside the recommender the probe of its levels, where it has some.
   """
-  meaning = find_meaning(config, workdir, data, built)
-  system = make_system(config, built, name, meaning)
+  # Clusters are for training alone.
+  category_LV = find_categories(config, data, built, name)
+  system = make_system(config, built, name, Meaning(category_LV=category_LV))
   target = jax.eval_shape(lambda: system.objective.init_params(0))
   params = checkpoint.restore_params(
     system_folder(config, workdir, name) / "checkpoints",

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from holorec_jax import catalog, sharding
 from holorec_jax.codes import device_codes
 from holorec_jax.data import pipeline, splits
+from holorec_jax.errors import UserError
 from holorec_jax.experiment import ceiling, timing
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.speed_cases import Case
@@ -85,7 +86,11 @@ class Trainee:
   def __init__(self, config: Config, items: int, mesh: jax.sharding.Mesh):
     self.catalog = random_catalog(items, config)
     system = make_system(config, self.catalog, config.systems[0])
-    assert system.generator is not None  # the cases' systems have levels
+    if system.generator is None:
+      raise UserError(
+        f"the suite trains generators, and config.systems begins with"
+        f" {config.systems[0]!r}: choose another --config"
+      )
     self.config = system.generator.config
     optimizer = make_optimizer(config.optim, total_steps=1000)
     self._state = init_state(

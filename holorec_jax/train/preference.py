@@ -100,6 +100,12 @@ class PreferenceConfig:
       log_every="[1, inf)",
       seed="[0, inf)",
     )
+    if self.mode == "offline" and self.validate_every > self.rounds:
+      raise UserError(
+        f"config.preference.validate_every is {self.validate_every} rounds, but"
+        f" config.preference.rounds is {self.rounds}: alignment would not be"
+        " validated on its way. Expected at most as many."
+      )
     if self.mode == "offline" and self.steps % (self.rounds * self.passes):
       raise UserError(
         f"config.preference.steps is {self.steps}; expected a multiple of"
@@ -267,7 +273,7 @@ class PreferenceObjective:
       "hit": jnp.mean(drawn.item_BG == experience.target_BW[:, :1]),
       "kl": jnp.mean(kl_BGM),
       "entropy": jnp.mean(scored.entropy_BGM),
-      "clipped": jnp.mean(moved_BGM > jnp.log1p(config.clip)),
+      "clipped": jnp.mean(jnp.abs(jnp.exp(moved_BGM) - 1.0) > config.clip),
     }
     rows = len(reward_BG)
     sums = {name: rows * mean for name, mean in means.items()}

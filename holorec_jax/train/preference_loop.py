@@ -146,9 +146,9 @@ def align(
       if restored is None:
         measure(0)
       every = config.validate_every * config.updates_per_round
+      pending = None
       while not progress.finished:
         batches = draw(state.params, done)
-        pending = None
         for number in range(config.updates_per_round):
           state, metrics = update(state, batches[number % len(batches)], ground)
           done += 1
@@ -156,9 +156,10 @@ def align(
           if pending is not None:
             reporter.add(done - 1, pending)
           pending = metrics
-        assert pending is not None  # as a round has an update
-        reporter.add(done, pending)
         if done % every == 0 or done == config.steps:
+          assert pending is not None  # as a round has an update
+          reporter.add(done, pending)
+          pending = None
           reporter.flush(done)
           measure(done)
   return progress

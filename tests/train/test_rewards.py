@@ -284,7 +284,8 @@ def test_kl_pulls_back_to_the_reference():
 
 
 def test_bad_weights_are_explained():
-  with pytest.raises(UserError, match=r"config\.reward\.category_hit is -1"):
+  name = r"config\.preference\.reward\.category_hit is -1"
+  with pytest.raises(UserError, match=name):
     RewardConfig(category_hit=-1)
-  with pytest.raises(UserError, match=r"config\.reward\.decay"):
+  with pytest.raises(UserError, match=r"config\.preference\.reward\.decay"):
     RewardConfig(decay=0.0)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 
+from holorec_jax.decode.set_space import index_of
 from holorec_jax.errors import UserError
-from holorec_jax.models.set_generator import SetGenerator, SetStep
+from holorec_jax.models.set_generator import SetGenerator, SetStep, restrict
 from holorec_jax.train.set_loss import SetLossConfig, SetObjective, set_loss
 
 # Probabilities of three codes of two codebooks at the first step, and of the
@@ -83,8 +84,9 @@ CATALOG = tiny.make_catalog(30, levels=2, codes=6)
 
 
 def test_objective_learns_and_is_random_by_its_key_alone():
-  model = SetGenerator(tiny.make_config(dropout=0.2), 2, 6)
-  objective = SetObjective(model, SetLossConfig(random_order=0.5))
+  model = SetGenerator(tiny.make_config(dropout=0.2, softmax="tree"), 2, 6)
+  config = SetLossConfig(random_order=0.5, label_smoothing=0.1)
+  objective = SetObjective(model, config, index_of(CATALOG))
   params = tiny.jit(objective.init_params, static_argnums=0)(0)
   batch, codes = tiny.make_packed(CATALOG), tiny.make_codes(CATALOG)
   step = tiny.jit(jax.value_and_grad(objective.loss, has_aux=True))
@@ -102,8 +104,14 @@ def test_objective_learns_and_is_random_by_its_key_alone():
     params = jax.tree.map(lambda p, g: p - 0.3 * g, params, gradient)
   assert loss < 0.8 * first
   # Without a key nothing is random: neither dropout nor orders.
-  quiet = tiny.jit(lambda p: objective.loss(p, batch, codes, None))
-  assert float(quiet(params)[0]) == float(quiet(params)[0])
+  plain = SetObjective(
+    SetGenerator(tiny.make_config(), 2, 6), SetLossConfig(random_order=0.0)
+  )
+  losses = [
+    tiny.jit(of.loss)(params, batch, codes, key)[0]
+    for of, key in ((objective, None), (plain, jax.random.key(0)))
+  ]
+  assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)
 
 
 def test_a_fixed_order_is_never_shuffled():
@@ -117,9 +125,36 @@ def test_a_fixed_order_is_never_shuffled():
   assert float(metrics["first/codebook_0"]) == 10
 
 
+def test_probability_is_shared_among_codes_of_items_alone():
+  """What is invalid has no share of the loss, and no gradient."""
+  valid = jnp.array([[[[True, False, True], [True, True, True]]]])
+
+  def loss(logits_BNMV):
+    steps = make_steps()
+    steps[0] = steps[0]._replace(
+      logits_BNMV=restrict(logits_BNMV, valid), valid_BNMV=valid
+    )
+    config = SetLossConfig(label_smoothing=0.3)
+    return set_loss(steps, jnp.array([[[2, 0]]]), jnp.ones((1, 1)), config)[0]
+
+  value, gradient = jax.value_and_grad(loss)(jnp.log(FIRST)[None, None])
+  gold = -np.log([1 / 3, 0.8, 0.6])
+  uniform = [-np.log([2 / 3, 1 / 3]), -np.log(FIRST[1]), -np.log(SECOND[0])]
+  by_hand = 0.7 * gold + 0.3 * np.array([u.mean() for u in uniform])
+  assert float(value) == pytest.approx(by_hand.mean(), rel=1e-5)
+  assert np.isfinite(gradient).all()
+  assert gradient[0, 0, 0, 1] == 0
+
+
+def test_a_tree_of_items_is_needed():
+  model = SetGenerator(tiny.make_config(softmax="tree"), 2, 6)
+  with pytest.raises(UserError, match="their index"):
+    SetObjective(model, SetLossConfig())
+
+
 @pytest.mark.parametrize(
   "changes", [dict(random_order=1.5), dict(label_smoothing=1.0)]
 )
 def test_ranges(changes):
-  with pytest.raises(UserError, match=f"config.set_loss.{next(iter(changes))}"):
+  with pytest.raises(UserError, match=f"config.reg4rec.{next(iter(changes))}"):
     SetLossConfig(**changes)

@@ -55,8 +55,8 @@ class PreferenceConfig:
     kl: weight of the divergence from the supervised model.
     sft: weight of the supervised loss of the same histories.
     reward: weights of the rewards, and the window of MSRA.
-    validate_every: rounds between validations, each followed by a checkpoint;
-      a round on-policy is one step.
+    validate_every: steps between validations, each followed by a checkpoint;
+      rounded up to whole rounds.
     patience: validations without a better NDCG@10 before alignment stops.
     log_every: steps between lines in metrics.jsonl.
     seed: of histories, paths and dropout.
@@ -100,12 +100,6 @@ class PreferenceConfig:
       log_every="[1, inf)",
       seed="[0, inf)",
     )
-    if self.mode == "offline" and self.validate_every > self.rounds:
-      raise UserError(
-        f"config.preference.validate_every is {self.validate_every} rounds, but"
-        f" config.preference.rounds is {self.rounds}: alignment would not be"
-        " validated on its way. Expected at most as many."
-      )
     if self.mode == "offline" and self.steps % (self.rounds * self.passes):
       raise UserError(
         f"config.preference.steps is {self.steps}; expected a multiple of"
@@ -116,6 +110,11 @@ class PreferenceConfig:
   @property
   def updates_per_round(self) -> int:
     return 1 if self.mode == "on_policy" else self.steps // self.rounds
+
+  @property
+  def updates_per_validation(self) -> int:
+    rounds = -(-self.validate_every // self.updates_per_round)
+    return rounds * self.updates_per_round
 
   @property
   def batches_per_round(self) -> int:

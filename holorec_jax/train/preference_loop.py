@@ -145,7 +145,7 @@ def align(
 
       if restored is None:
         measure(0)
-      every = config.validate_every * config.updates_per_round
+      every = config.updates_per_validation
       pending = None
       while not progress.finished:
         batches = draw(state.params, done)

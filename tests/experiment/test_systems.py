@@ -1,0 +1,89 @@
+"""Every system through all stages, and every variant's network."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import TINY, run_all
+
+from configs import beauty, systems
+from holorec_jax import catalog, sharding
+from holorec_jax.config_fields import to_dataclass
+from holorec_jax.errors import UserError
+from holorec_jax.experiment import recommendation
+from holorec_jax.experiment.config import SYSTEMS, Config
+from holorec_jax.experiment.systems import MAKERS, make_system
+from holorec_jax.quantize.parallel import ParallelConfig
+from holorec_jax.quantize.quantizers import SidConfig
+from holorec_jax.train.s2gr_loss import S2grLossConfig
+
+QUICK = dataclasses.replace(
+  TINY,
+  train=dataclasses.replace(TINY.train, epochs=1),
+  s2gr=S2grLossConfig(clusters=2),
+)
+SETS = dataclasses.replace(
+  QUICK,
+  systems=("reg4rec",),
+  sid=SidConfig(
+    quantizer="parallel",
+    parallel=ParallelConfig(
+      codebooks=3, codes=8, hidden=(16,), steps=60, warmup_steps=20
+    ),
+  ),
+  search=dataclasses.replace(TINY.search, corp=True),
+  baselines=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  """Other tests have eight."""
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+
+
+@pytest.mark.parametrize(
+  "config", [dataclasses.replace(QUICK, systems=("s2gr", "sasrec")), SETS]
+)
+def test_all_stages(config, tmp_path):
+  config = run_all(config, tmp_path)
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert bool(results["baselines"]) == config.baselines
+  parts = {results["headline"]: results} | results["modes"]
+  assert set(parts) == set(config.systems)
+  for name, part in parts.items():
+    assert part["valid_fraction_unseen"] == 1
+    assert results["parameters"][name] > 1000
+    # 120 users: better than chance at 20 of 80 items is all to be asked.
+    assert part["test"]["item"]["recall@20"] > 0.1
+    assert (tmp_path / "report.html").read_text().count(name)
+    run = recommendation.open_run(tmp_path, name)
+    found = run.recommender.recommend(run.histories(np.arange(3)))
+    assert found.valid_UK.all()
+    assert (run.probe is None) == (name in ("sasrec", "reg4rec"))
+
+
+def test_pruning_is_of_code_sets_alone():
+  with pytest.raises(UserError, match=r"which config\.systems does not name"):
+    dataclasses.replace(SETS, systems=("thinking",))
+
+
+@pytest.mark.parametrize("variant", systems.VARIANTS)
+def test_every_variant_makes_its_system(variant):
+  config = to_dataclass(Config, beauty.get_config(variant))
+  levels = 4
+  codes_IL = np.random.default_rng(0).integers(0, 256, (50, levels))
+  built = catalog.build_catalog(
+    np.stack([codes_IL] * 3, 1), codes_IL, np.ones(50), 256
+  )
+  system = make_system(config, built, config.systems[0])
+  shapes = jax.eval_shape(lambda: system.objective.init_params(0))
+  assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) > 1000
+  system.engine.check(built)
+
+
+def test_every_system_has_a_maker():
+  assert set(MAKERS) == set(SYSTEMS)

@@ -10,9 +10,9 @@ configs/systems.py lists them:
   configs/beauty.py:tiger            one granularity, no alignment, no thoughts
   configs/beauty.py:sasrec           the item-id baseline
 
-Item-level test R@10 / N@10 of seed 0, seen items kept: .0758 / .0386 thinking,
-.0753 / .0384 non-thinking, .0810 / .0430 tiger, .0498 / .0240 published; 22 to
-37 minutes each on one core (commit 0da7e4a; intervals in README.md).
+Item-level test R@10 / N@10 of seed 0, seen items kept: .0839 / .0437 thinking,
+.0761 / .0389 non-thinking, .0780 / .0404 tiger, .0462 / .0228 reg4rec, .0783 /
+.0386 sasrec (intervals, hardware and commands in README.md).
 """
 
 from ml_collections import ConfigDict

@@ -60,17 +60,3 @@ def code_categories(
     code_C, first_C = np.unique(code_P[order_P], return_index=True)
     category_MV[codebook, code_C] = said_P[order_P][first_C]
   return category_MV
-
-
-def purity(
-  codes_IM: np.ndarray, category_I: np.ndarray, category_MV: np.ndarray
-) -> np.ndarray:
-  """Share of the items with a category that their code shares; (M,).
-
-  How far the rewards on categories can be trusted, per codebook.
-  """
-  known_I = category_I != NONE
-  codebook_M = np.arange(codes_IM.shape[1])
-  said_IM = category_MV[codebook_M, codes_IM[known_I]]
-  agrees_IM = said_IM == category_I[known_I, None]
-  return agrees_IM.sum(0) / max(1, int(known_I.sum()))

@@ -138,24 +138,6 @@ def path_reward(
   )
 
 
-def next_items(
-  item_BT: jax.Array, last_BN: jax.Array, window: int
-) -> jax.Array:
-  """The items after a slot, nearest first; -1 beyond the end; (B, N, W).
-
-  Args:
-    item_BT: int training items, -1 padded. What lies behind the training
-      boundary must not be in it: that is what cuts the window.
-    last_BN: int the last slot that is seen.
-    window: W.
-  """
-  slots = item_BT.shape[-1]
-  slot_BNW = last_BN[..., None] + 1 + jnp.arange(window)
-  flat_BX = jnp.minimum(slot_BNW, slots - 1).reshape(len(item_BT), -1)
-  item_BX = jnp.take_along_axis(item_BT, flat_BX, axis=1)
-  return jnp.where(slot_BNW < slots, item_BX.reshape(slot_BNW.shape), -1)
-
-
 def multi_step_reward(
   reward_PW: jax.Array, known_PW: jax.Array, decay: float
 ) -> jax.Array:

@@ -282,7 +282,9 @@ def test_inconsistent_paths_are_pruned(order):
 def make_engine(catalog, softmax="level", **changes):
   codebooks = catalog.codes_IL.shape[1]
   model = SetGenerator(
-    tiny.make_config(start="last", softmax=softmax),
+    tiny.make_config(
+      start="last", softmax=softmax, repeat_bias=softmax == "tree"
+    ),
     codebooks,
     catalog.num_codes,
   )

@@ -54,7 +54,6 @@ def test_no_category_at_all():
   none_I = np.full(6, -1)
   category_MV = categories.code_categories(CODES_IM, none_I, 4)
   assert (category_MV == -1).all()
-  assert categories.purity(CODES_IM, none_I, category_MV).tolist() == [0, 0]
 
 
 def test_majorities_by_counting():
@@ -68,9 +67,3 @@ def test_majorities_by_counting():
         category_I[(codes_IM[:, m] == v) & (category_I >= 0)], minlength=5
       )
       assert category_MV[m, v] == votes_C.argmax()
-
-
-def test_purity_is_the_share_of_items_that_follow_their_code():
-  category_MV = categories.code_categories(CODES_IM, CATEGORY_I, 4)
-  purity_M = categories.purity(CODES_IM, CATEGORY_I, category_MV)
-  np.testing.assert_allclose(purity_M, [3 / 5, 3 / 5])

@@ -107,15 +107,6 @@ def test_a_single_code_has_no_neighbours_to_agree_with():
   np.testing.assert_allclose(reward, 2.5)
 
 
-def test_window_cut_at_the_end_of_training():
-  item_BT = jnp.array([[10, 11, 12, 13, -1], [20, 21, 22, 23, 24]])
-  last_BN = jnp.array([[0, 2], [3, 4]])
-  assert rewards.next_items(item_BT, last_BN, 3).tolist() == [
-    [[11, 12, 13], [13, -1, -1]],
-    [[24, -1, -1], [-1, -1, -1]],
-  ]
-
-
 def test_later_items_count_half_as_much_each():
   reward_PW = jnp.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
   known_PW = jnp.ones((4, 3), bool)

@@ -92,7 +92,11 @@ def write_run(folder, ranks, resolved=None, systems=("plain",), dataset="d"):
     "seconds": {f"train/{name}": 12.4 for name in systems},
     "parameters": dict.fromkeys(systems, 4321),
     "search_ms_per_user": dict.fromkeys(systems, 0.5),
-    "made_from": {"dataset": dataset, "search": (resolved or {}).get("search")},
+    "made_from": {
+      "dataset": dataset,
+      "search": (resolved or {}).get("search"),
+      "baselines": (resolved or {}).get("baselines"),
+    },
   }
   (folder / "results.json").write_text(json.dumps(results))
   (folder / "config.json").write_text(json.dumps(resolved or {}))

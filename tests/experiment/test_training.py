@@ -46,7 +46,7 @@ def trained(monkeypatch):
   """Names of systems that `train` did not take for finished."""
   names = []
   monkeypatch.setattr(
-    training, "_train_system", lambda *args: names.append(args[3])
+    training, "_train_system", lambda *args: names.append(args[4])
   )
   return names
 
@@ -71,7 +71,7 @@ def test_a_damaged_best_is_replaced_in_name_and_in_deed(
   assert not trained  # its end is whole
   loaded = []
 
-  def load(config, workdir, built, name, step):
+  def load(config, workdir, data, built, name, step):
     loaded.append((name, step))
     raise InterruptedError
 

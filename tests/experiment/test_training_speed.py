@@ -7,12 +7,13 @@ from holorec_jax.experiment import speed_cases, training_speed
 from holorec_jax.experiment.config import Config
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.quantize.nested import NestedConfig
+from holorec_jax.quantize.quantizers import SidConfig
 
 USERS = 8
 TARGETS = USERS * speed_cases.PAPER_HISTORY
 CONFIG = Config(
   systems=("plain",),
-  sid=NestedConfig(dims=(4,), levels=2, codes=8, hidden=(8,)),
+  sid=SidConfig(nested=NestedConfig(dims=(4,), levels=2, codes=8, hidden=(8,))),
   model=GeneratorConfig(
     d_model=8,
     num_heads=1,

@@ -7,6 +7,8 @@ from its state h every codebook has logits of its own,
 
   logits_r(v) = cos(tower_r(h), z_rv) / temperature
 
+plus, with repeat_bias, a bias on codes that lead back to the history
+(`repeats`): prefixes are the sets of codes chosen so far, levels their sizes.
 With softmax="tree" the probabilities of a codebook are shared among the codes
 that continue the chosen ones to an item of the catalogue, else among all.
 
@@ -18,6 +20,7 @@ probabilities of all code sets, those of items with softmax="tree", sum to one,
 however the orders differ.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -31,6 +34,7 @@ from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.decoder import Context, DecodeState, StepDecoder
 from holorec_jax.models.generator import sight
 from holorec_jax.models.history import HistoryEncoder
+from holorec_jax.models.repeats import RepeatBias
 from holorec_jax.nn import attention
 from holorec_jax.nn.layers import RelativeBias, matmul, scaled_normal
 from holorec_jax.types import Batch
@@ -87,7 +91,7 @@ class SetGenerator(nn.Module):
   """Encoder, stepwise decoder and a tower per codebook.
 
   Attributes:
-    config: shape; thought="none", no repeat bias.
+    config: shape; thought="none".
     num_codebooks: M.
     num_codes: V.
     temperature: of the cosines.
@@ -99,13 +103,11 @@ class SetGenerator(nn.Module):
   temperature: float = 0.1
 
   def __post_init__(self):
-    plain = {"thought": "none", "repeat_bias": False}
-    for name, value in plain.items():
-      if getattr(self.config, name) != value:
-        raise UserError(
-          f"config.model.{name} is {getattr(self.config, name)!r}; the"
-          f" generator of code sets has no such thing: set it to {value!r}."
-        )
+    if self.config.thought != "none":
+      raise UserError(
+        f"config.model.thought is {self.config.thought!r}; the generator of"
+        " code sets has no such thing: set it to 'none'."
+      )
     super().__post_init__()
 
   def setup(self):
@@ -123,6 +125,9 @@ class SetGenerator(nn.Module):
       self.cross_bias = RelativeBias(
         c.num_heads, bidirectional=False, init_scale=D**-0.5
       )
+    if c.repeat_bias:
+      # Of how many codes were chosen before, and of which codebook's turn.
+      self.repeat_bias = RepeatBias(M * M, V)
     # The towers' first layers side by side: one product of two matrices.
     self.tower_in_DF = self.param("tower_in", scaled_normal(D), (D, M * D))
     self.tower_out_MDD = self.param("tower_out", scaled_normal(D), (M, D, D))
@@ -159,6 +164,17 @@ class SetGenerator(nn.Module):
     bias_BHNT = attention.mask_to_bias(visible_BNT)[:, None]
     if self.config.cross_bias:
       bias_BHNT += jnp.moveaxis(self.cross_bias(distance_BNT), 0, 1)
+    repeats = None
+    if self.config.repeat_bias:
+      codes_BTL = jnp.tile(codes.fine_IL[item_BT], self.num_codebooks)
+      # A branch without a history is in segment 0, that of the empty slots.
+      repeats = self.repeat_bias.open(
+        codes_BTL,
+        # Shares would depend on the set so far: a matching item counts as one.
+        jnp.ones(codes_BTL.shape),
+        visible_BNT & (segment_BT[:, None] > 0),
+        distance_BNT,
+      )
     start_BND = jnp.broadcast_to(
       self.bos_D, (*last_BN.shape, self.config.d_model)
     )
@@ -169,6 +185,7 @@ class SetGenerator(nn.Module):
       layers=self.decoder.project_context(states_BCD),
       bias_BHNC=jnp.repeat(bias_BHNT, tokens, axis=-1),
       start_BND=start_BND,
+      repeats=repeats,
     )
 
   def start(self) -> DecodeState:
@@ -189,12 +206,32 @@ class SetGenerator(nn.Module):
     Returns:
       The new state and float32 logits (B, N, M, V) of all codebooks.
     """
+    size, repeats = state.step, context.repeats
     if codebook_BN is None or code_BN is None:
       x_BND = context.start_BND
+      match_BNT = None if repeats is None else repeats.visible_BNT
     else:
       x_BND = self.embed(codebook_BN, code_BN)
+      match_BNT = state.match_BNT
+    if repeats is not None and code_BN is not None:
+      assert match_BNT is not None  # the first step has left it
+      row_B1 = jnp.arange(len(code_BN))[:, None]
+      codes_BNT = repeats.codes_LBT[codebook_BN, row_B1]
+      match_BNT &= codes_BNT == code_BN[..., None]
+    state = dataclasses.replace(state, match_BNT=match_BNT)
     h_BND, state = self.decoder.step(x_BND, state, context, deterministic)
-    return state, self._logits(h_BND)
+    logits_BNMV = self._logits(h_BND)
+    if repeats is not None:
+      logits_BNMV += self._repeat_bias(repeats, match_BNT, size)
+    return state, logits_BNMV
+
+  def _repeat_bias(self, repeats, match_BNT, size) -> jax.Array:
+    """Of all codebooks' codes, given the items that have all codes so far."""
+    biases = [
+      self.repeat_bias(repeats, match_BNT, size * self.num_codebooks + codebook)
+      for codebook in range(self.num_codebooks)
+    ]
+    return jnp.stack(biases, axis=-2)
 
   def _logits(self, h_BND: jax.Array) -> jax.Array:
     D = self.config.d_model

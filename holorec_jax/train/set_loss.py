@@ -55,7 +55,7 @@ class SetLossConfig:
   def __post_init__(self):
     check_ranges(
       self,
-      "config.set_loss",
+      "config.reg4rec",
       random_order="[0, 1]",
       label_smoothing="[0, 1)",
     )
@@ -135,8 +135,8 @@ class SetObjective:
   def __post_init__(self):
     if self.model.config.softmax == "tree" and self.index is None:
       raise UserError(
-        "softmax=\"tree\" shares probabilities among what the items' codes"
-        " allow: give SetObjective their index (`set_space.index_of(catalog)`)"
+        'softmax="tree" shares probabilities among the codes of items: give'
+        " SetObjective their index (`set_space.index_of(catalog)`)"
       )
 
   def init_params(self, seed: int) -> dict:

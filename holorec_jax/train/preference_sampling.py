@@ -27,6 +27,7 @@ from holorec_jax.models.set_generator import (
   Order,
   SetGenerator,
   next_codebook,
+  restrict,
 )
 
 
@@ -317,6 +318,9 @@ class SetPolicy:
       state, logits_BGMV = apply(
         SetGenerator.step, state, context, turn_BG, code_BG
       )
+      if self.model.config.softmax == "tree":
+        # The order that training and search follow.
+        logits_BGMV = restrict(logits_BGMV, lattice.valid(step, node_BG))
       if codebook_BGM is None:
         turn_BG = next_codebook(logits_BGMV, unused_BGM, self.order)
       else:

@@ -61,8 +61,8 @@ OVERRIDES = flags.DEFINE_multi_string(
 JOBS = flags.DEFINE_integer(
   "jobs",
   1,
-  "Runs at a time; each gets its share of the CPUs. With an accelerator leave"
-  " 1: two processes do not share its memory.",
+  "Runs at a time; each gets its share of the CPUs. On one accelerator they"
+  " share its memory if XLA_PYTHON_CLIENT_PREALLOCATE=false is set.",
   lower_bound=1,
 )
 REFIT = flags.DEFINE_bool(

@@ -7,7 +7,6 @@ read back without TensorFlow.
 import stage
 from absl import flags
 
-from holorec_jax.data import builder
 from holorec_jax.experiment import preparation
 
 TFDS = flags.DEFINE_string(
@@ -17,6 +16,8 @@ TFDS = flags.DEFINE_string(
 
 def export_tfds(config, workdir):
   if TFDS.value:
+    from holorec_jax.data import builder
+
     data = preparation.load_data(config, workdir)
     builder.write_tfds(data.dataset, data.split, TFDS.value)
 

@@ -43,7 +43,7 @@ def _s2gr(system: str = "s2gr", **leaves) -> Change:
   """S2GR's codes: three levels, smoothed vectors, uniformity, balance.
 
   The weights are by Beauty's validation NDCG@10 (2,000 users): .0395 with all
-  losses at 1, .0502 so, .0485 without InfoNCE.
+  losses at 1, .0511 so, .0485 without InfoNCE.
   """
   codes = {
     "s2gr__align": 0.1,

@@ -51,4 +51,5 @@ def get_config(variant: str = "thinking") -> ConfigDict:
   config.train.epochs = 200
   config.train.evaluate_every = 4
   config.train.patience = 10
+  config.search.batch = 1024
   return systems.choose(config, variant)

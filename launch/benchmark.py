@@ -211,11 +211,11 @@ def find_search_rivals() -> search_speed.Rivals:
     "transformers": (make_transformers, (8, 32, 96)),
     "torch_shared": (
       functools.partial(make_torch, torch_plain.PlainGenerator),
-      (32, 64, 256),
+      (8, 16, 32, 64, 256),
     ),
     "torch_merged": (
       functools.partial(make_torch, torch_generator.TorchGenerator),
-      (32, 64, 256),
+      (8, 16, 32, 64, 256),
     ),
   }
 
@@ -231,7 +231,7 @@ def run_search(config: Config) -> Iterator[timing.Result]:
   paper = dataclasses.replace(config, model=model, input=one_target)
   if "comparison" in SEARCH_CASES.value:
     yield search_speed.compare_rivals(
-      paper, items[0], 64, repeats, find_search_rivals()
+      paper, items[0], (8, 16, 64), repeats, find_search_rivals()
     )
   model = GeneratorConfig(causal_history=False)
   paper = dataclasses.replace(paper, model=model)

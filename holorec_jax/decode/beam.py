@@ -9,6 +9,7 @@ a beam's prefix to an allowed item are scored; a beam slot without one is dead
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -254,8 +255,39 @@ def _leaf_items(beams: Beams, space: Space, k: int):
   )
 
 
+def over_levels(
+  step: Callable, carry: Any, depths: range, unroll: bool
+) -> tuple[Any, Any]:
+  """`lax.scan` over the levels between the first and the last.
+
+  Args:
+    step: (carry, depth) -> (carry, what is kept of the depth).
+    carry: before the first step.
+    depths: to go through; at least one.
+    unroll: one program per level instead of a loop. The carry may then grow,
+      and holds Python numbers where it began with some. It pays on CPU, where
+      a loop copies all that it carries each time around.
+
+  Returns:
+    The last carry, and what was kept, stacked.
+  """
+  if not unroll:
+    carry = jax.tree.map(jnp.asarray, carry)
+    return jax.lax.scan(step, carry, jnp.asarray(depths))
+  kept = []
+  for depth in depths:
+    carry, of_depth = step(carry, depth)
+    kept.append(of_depth)
+  return carry, jax.tree.map(lambda *x: jnp.stack(x), *kept)
+
+
 def beam_search(
-  start: StartFn, level: LevelFn, space: Space, beam: int, k: int
+  start: StartFn,
+  level: LevelFn,
+  space: Space,
+  beam: int,
+  k: int,
+  unroll: bool = False,
 ) -> Found:
   """Best k items of the `beam` best code strings.
 
@@ -266,6 +298,7 @@ def beam_search(
     space: the catalogue and what is allowed of it.
     beam: number of prefixes M kept after every level.
     k: number of items returned.
+    unroll: as in `over_levels`; otherwise the state must keep its form.
 
   Returns:
     Items, scores and where they came from, best first.
@@ -280,7 +313,6 @@ def beam_search(
   )
   beams, parent_BM = _expand(beams, logits_B1V, space, 0, ROOT, beam)
   kept = [(parent_BM[None], beams.score_BM[None])]
-  state = jax.tree.map(jnp.asarray, state)
   if last > 1:
 
     def inner(carry, depth):
@@ -289,12 +321,13 @@ def beam_search(
       beams, parent_BM = _expand(beams, logits_BMV, space, depth, BETWEEN, beam)
       return (reorder(state, parent_BM), beams), (parent_BM, beams.score_BM)
 
-    depths = jnp.arange(1, last)
-    (state, beams), between = jax.lax.scan(inner, (state, beams), depths)
+    (state, beams), between = over_levels(
+      inner, (state, beams), range(1, last), unroll
+    )
     kept.append(between)
   if last > 0:
     # The last level has a fan-out of its own.
-    _, logits_BMV = level(state, jnp.int32(last), tree.code[beams.node_BM])
+    _, logits_BMV = level(state, last, tree.code[beams.node_BM])
     beams, parent_BM = _expand(beams, logits_BMV, space, last, LAST, beam)
     kept.append((parent_BM[None], beams.score_BM[None]))
   item_BK, score_BK, beam_BK = _leaf_items(beams, space, k)

@@ -28,6 +28,7 @@ def make_decoder(
   codes: Codes,
   item_BT: jax.Array,
   beam: int,
+  unroll: bool = False,
 ) -> tuple[StartFn, LevelFn]:
   """Encodes the histories once; returns `start` and `level` of `beam_search`.
 
@@ -37,6 +38,7 @@ def make_decoder(
     codes: of the catalogue.
     item_BT: histories, oldest first, left-aligned, -1 where empty.
     beam: prefixes kept per level.
+    unroll: the state grows from level to level, instead of keeping its form.
   """
   filled_BT = item_BT >= 0
   last_B1 = jnp.maximum(jnp.sum(filled_BT, axis=1, keepdims=True) - 1, 0)
@@ -59,12 +61,12 @@ def make_decoder(
 
   def start():
     state, logits_B1V = decode(apply(Generator.start, context), 0, None)
-    spare = max(model.num_levels - 2, 0) * steps
+    spare = 0 if unroll else max(model.num_levels - 2, 0) * steps
     return state.spread(beam, spare), logits_B1V
 
   def level(state, depth, code_BM):
     state, logits_BMV = decode(state, depth, code_BM)
-    return state.drop_spare(shared, steps), logits_BMV
+    return state if unroll else state.drop_spare(shared, steps), logits_BMV
 
   return start, level
 
@@ -79,6 +81,7 @@ def search(
   lists: Lists | None,
   beam: int,
   k: int,
+  unroll: bool = False,
 ) -> Found:
   """Recommends k items to every user.
 
@@ -92,17 +95,23 @@ def search(
     lists: items that requests deny or ask for; None: none do.
     beam: prefixes kept per level.
     k: items returned.
+    unroll: as in `beam.over_levels`.
 
   Returns:
     Items and float32 log-probabilities, best first.
   """
-  start, level = make_decoder(params, model, codes, item_BT, beam)
+  start, level = make_decoder(params, model, codes, item_BT, beam, unroll)
   masks = None
   if lists is not None:
     masks = make_masks(tree, live, codes.fine_IL, lists)
   over_tree = model.config.softmax == "tree"
   space = Space(tree, live, masks, over_tree)
-  return beam_search(start, level, space, beam, k)
+  return beam_search(start, level, space, beam, k, unroll)
+
+
+def unrolls() -> bool:
+  """Whether search unrolls its levels: on CPU it is faster that way."""
+  return jax.default_backend() == "cpu"
 
 
 def make_search(model: Generator, beam: int, k: int) -> Callable:
@@ -110,8 +119,11 @@ def make_search(model: Generator, beam: int, k: int) -> Callable:
 
   It compiles once for each shape of its arguments: batch, history, lists.
   """
+  unroll = unrolls()
 
   def run(params, codes, tree, live, item_BT, lists=None):
-    return search(params, model, codes, tree, live, item_BT, lists, beam, k)
+    return search(
+      params, model, codes, tree, live, item_BT, lists, beam, k, unroll
+    )
 
   return jax.jit(run)

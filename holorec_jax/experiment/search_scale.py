@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from holorec_jax import sharding
-from holorec_jax.decode.beam import reorder, top_k
+from holorec_jax.decode.beam import over_levels, reorder, top_k
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Filters, Histories
-from holorec_jax.decode.search import make_decoder
+from holorec_jax.decode.search import make_decoder, unrolls
 from holorec_jax.experiment import timing
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.search_speed import (
@@ -40,7 +40,9 @@ def unconstrained(name: str, ours: Ours, item_BT: np.ndarray) -> Side:
 
   @jax.jit
   def search(params, codes, item_BT):
-    start, level = make_decoder(params, ours.model, codes, item_BT, ours.beam)
+    start, level = make_decoder(
+      params, ours.model, codes, item_BT, ours.beam, unrolls()
+    )
     return _search_all_codes(start, level, ours.model, ours.beam)
 
   def run():
@@ -68,10 +70,9 @@ def _search_all_codes(start, level, model, beam: int):
     score_BM, parent_BM, next_BM = expand(score_BM, logits_BMV)
     return (reorder(state, parent_BM), score_BM, next_BM), (parent_BM, next_BM)
 
-  carry = (jax.tree.map(jnp.asarray, state), score_BM, code_BM)
-  last = model.num_levels - 1
-  carry, kept = jax.lax.scan(inner, carry, jnp.arange(1, last))
-  _, logits_BMV = level(carry[0], jnp.int32(last), carry[2])
+  carry, last = (state, score_BM, code_BM), model.num_levels - 1
+  carry, kept = over_levels(inner, carry, range(1, last), unrolls())
+  _, logits_BMV = level(carry[0], last, carry[2])
   return expand(carry[1], logits_BMV), kept
 
 

@@ -16,7 +16,7 @@ from holorec_jax.quantize import collisions
 from holorec_jax.train.losses import unpack_bits
 from holorec_jax.tree import continuations
 
-SEARCH = tiny.jit(search, static_argnums=(1, 7, 8))
+SEARCH = tiny.jit(search, static_argnums=(1, 7, 8, 9))
 SCORE_ALL = tiny.jit(score_all, static_argnums=1)
 USERS, SLOTS = 8, 6
 
@@ -108,6 +108,22 @@ def test_with_a_level_that_numbers_collisions():
   catalog = build_catalog(leaf.sids_IRL, codes_IL, np.ones(30), 5)
   assert catalog.tree.largest_leaf == 1
   assert_exhaustive(catalog, True, thought="holorec", history="pooled")
+
+
+@pytest.mark.parametrize("thought", tiny.every_thought)
+def test_unrolled_levels_find_what_a_loop_finds(thought):
+  catalog = tiny.make_catalog(60, levels=4, codes=4, distinct=False)
+  model, params = tiny.make_model(catalog, thought=thought, repeat_bias=True)
+  item_BT = draw_histories(60)
+  tree = device_tree(catalog)
+  live = live_nodes(tree, jnp.ones(60, bool))
+  args = (params, model, tiny.make_codes(catalog), tree, live, item_BT)
+  looped, unrolled = (
+    SEARCH(*args, deny(item_BT), 6, 9, unroll) for unroll in (False, True)
+  )
+  np.testing.assert_array_equal(looped.item_BK, unrolled.item_BK)
+  np.testing.assert_array_equal(looped.parent_LBM, unrolled.parent_LBM)
+  np.testing.assert_allclose(looped.score_BK, unrolled.score_BK, rtol=1e-5)
 
 
 def test_eight_devices_recommend_what_one_does():

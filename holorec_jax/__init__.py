@@ -3,7 +3,7 @@
 Data takes one way through the package, and imports only point backwards:
 
   data -> vectors -> quantize -> catalog, tree -> nn, models -> decode -> train
-       -> evaluate -> experiment
+       -> evaluate -> experiment -> export -> serve
 
 Shape legend: every tensor that lives longer than a line carries its shape as a
 suffix, and einsum letters are the same in lower case.
@@ -12,4 +12,5 @@ suffix, and einsum letters are the same in lower case.
   V codes/level   R granularities    M beams                D model width
   H heads         K head width       F mlp width            I items
   S cache slots   Q clusters         U users                C context tokens
+  G query heads per key head           Y stacked layers
 """

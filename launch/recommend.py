@@ -18,7 +18,11 @@ from holorec_jax.errors import UserError
 from holorec_jax.experiment import bulk, recommendation
 
 USERS = flags.DEFINE_list("users", [], "User ids; empty takes the first three.")
-SYSTEM = flags.DEFINE_string("system", "", "Which system; empty: the headline.")
+SYSTEM = flags.DEFINE_string(
+  "system",
+  "",
+  "Which system; empty: the headline; aligned: that, after launch/align.py.",
+)
 EXCLUDE_SEEN = flags.DEFINE_bool(
   "exclude_seen", False, "Leave out items of the user's history."
 )

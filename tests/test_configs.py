@@ -21,14 +21,15 @@ from holorec_jax.quantize import collisions
 from holorec_jax.train.objective import GeneratorObjective
 from holorec_jax.types import Batch
 
-FILES = [
-  path
-  for path in sorted(pathlib.Path(beauty.__file__).parent.glob("*.py"))
+FOLDER = pathlib.Path(beauty.__file__).parent
+MODULES = [
+  ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+  for path in sorted(FOLDER.rglob("*.py"))
   if path.stem != "systems"
 ]
 
 
-@pytest.mark.parametrize("name", [path.stem for path in FILES])
+@pytest.mark.parametrize("name", MODULES)
 def test_every_file_loads(name):
   module = importlib.import_module(f"configs.{name}")
   to_dataclass(Config, module.get_config())

@@ -118,6 +118,21 @@ def align(
   )
 
 
+def best(workdir: pathlib.Path) -> tuple[pathlib.Path, int]:
+  """Folder and step of the aligned checkpoint that validation chose.
+
+  Raises:
+    UserError: the run was not aligned, or not to its end.
+  """
+  path = workdir / FOLDER / RESULTS
+  if not path.is_file():
+    raise UserError(
+      f"there is no {path}: run launch/align.py on this --workdir first"
+    )
+  step = artifacts.read_json(path)["steps"]["aligned"]
+  return workdir / FOLDER / "checkpoints", step
+
+
 def _restore(system: System, folder: pathlib.Path, step: int) -> dict:
   target = jax.eval_shape(lambda: system.objective.init_params(0))
   return checkpoint.restore_params(folder, step, target, field="average")

@@ -24,7 +24,12 @@ from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Histories
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import examples, preparation, training
+from holorec_jax.experiment import (
+  alignment,
+  examples,
+  preparation,
+  training,
+)
 from holorec_jax.experiment.config import CONFIG, Config
 from holorec_jax.train import seal
 
@@ -77,7 +82,8 @@ def open_run(workdir: str | os.PathLike[str], system: str = "") -> Run:
 
   Args:
     workdir: of the run; the raw data need not be there any more.
-    system: one of its systems; "": the headline.
+    system: one of its systems; "": the headline; "aligned": the headline as
+      launch/align.py left it.
 
   Raises:
     UserError: no run there, unknown system, or stages not run.
@@ -98,17 +104,22 @@ def open_run(workdir: str | os.PathLike[str], system: str = "") -> Run:
 def load_run(config: Config, workdir: pathlib.Path, system: str = "") -> Run:
   """Loads a run whose config is at hand; otherwise as `open_run`."""
   system = system or config.systems[0]
-  if system not in config.systems:
+  if system not in (*config.systems, alignment.FOLDER):
     raise UserError(
       f"there is no system {system!r}: this run has {', '.join(config.systems)}"
     )
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
-  step = training.best_steps(config, workdir, data, sids_content)[system]
+  name = system
+  if system == alignment.FOLDER:
+    name = config.systems[0]
+    folder, step = alignment.best(workdir)
+  else:
+    folder = training.system_folder(config, workdir, system) / "checkpoints"
+    step = training.best_steps(config, workdir, data, sids_content)[system]
   recommender, probe = training.load_recommender(
-    config, workdir, data, built, system, step
+    config, workdir, data, built, name, step, folder
   )
-  folder = training.system_folder(config, workdir, system) / "checkpoints"
   made_from = {
     "system": system,
     "dataset": data.content,
@@ -138,7 +149,7 @@ def recommend(
     config: of the run.
     workdir: of the run.
     users: external user ids; none takes the first few.
-    system: one of config.systems; "": the headline.
+    system: as in `open_run`.
     k: items per user.
     exclude_seen: leave out items of the history.
     allow: external ids of the items to choose from; none: all.

@@ -1,14 +1,27 @@
 """The generator's configuration."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
+from holorec_jax.errors import UserError
 from holorec_jax.ranges import check_ranges
 
 History = Literal["pooled", "codes"]
 Start = Literal["bos", "last"]
 Thought = Literal["none", "holorec", "s2gr", "pause"]
 Think = Literal["stepwise", "upfront"]
+Backbone = Literal["t5", "qwen3"]
+
+# Leaves that a backbone leaves no choice of, and the value that they have.
+_FIXED: dict[Backbone, dict[str, Any]] = {
+  "t5": {"num_kv_heads": 0, "rope_theta": 1e6},
+  "qwen3": {
+    "encoder_layers": 0,
+    "gated_mlp": True,
+    "causal_history": True,
+    "cross_bias": False,
+  },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +33,11 @@ class GeneratorConfig:
     num_heads: attention heads H.
     head_dim: width K of a head.
     d_ff: feed-forward width F.
-    gated_mlp: gated GELU (T5 1.1) instead of ReLU.
-    encoder_layers: depth of the history encoder.
-    decoder_layers: depth of the stepwise decoder.
-    dropout: rate everywhere T5 has dropout, except on attention weights.
+    gated_mlp: gated GELU (T5 1.1) instead of ReLU; qwen3 has gated SiLU.
+    encoder_layers: depth of the history encoder; 0 with qwen3.
+    decoder_layers: depth of the stepwise decoder, or of qwen3's one stack.
+    dropout: rate everywhere T5 has dropout, except on attention weights; with
+      qwen3 on what attention and MLP add and on the MLP's hidden units.
     history: "pooled" = one vector per history item, "codes" = L tokens.
     causal_history: causal encoder (needed by all-position training).
     start: what opens a branch: "bos" (T5) or "last" (BOS plus the state of
@@ -45,6 +59,13 @@ class GeneratorConfig:
     thought_carry: a soft code is fed together with the state that thought it,
       which a shallow decoder would have to read back; the paper feeds the code
       alone.
+    scan_layers: the layers are one scanned layer with stacked parameters:
+      compile time does not grow with depth.
+    remat: activations of a layer are computed again in the backward pass.
+    backbone: "t5" (encoder and decoder) or "qwen3" (one causal stack for
+      histories and branches, `models/qwen3.py`).
+    num_kv_heads: heads of keys and values in qwen3; 0: num_heads.
+    rope_theta: base of qwen3's rotary frequencies.
   """
 
   d_model: int = 128
@@ -67,6 +88,11 @@ class GeneratorConfig:
   thought_temperature: float = 1.0
   thought_gate: bool = True
   thought_carry: bool = False
+  scan_layers: bool = False
+  remat: bool = False
+  backbone: Backbone = "t5"
+  num_kv_heads: int = 0
+  rope_theta: float = 1e6
 
   def __post_init__(self):
     check_ranges(
@@ -80,4 +106,24 @@ class GeneratorConfig:
       decoder_layers="[1, inf)",
       dropout="[0, 0.99]",
       thought_temperature="(0, inf)",
+      num_kv_heads="[0, inf)",
+      rope_theta="(0, inf)",
     )
+    for leaf, value in _FIXED[self.backbone].items():
+      if getattr(self, leaf) != value:
+        raise UserError(
+          f"config.model.{leaf} is {getattr(self, leaf)!r}, where"
+          f" config.model.backbone={self.backbone!r} leaves no choice:"
+          f" set it to {value!r}."
+        )
+    if self.num_kv_heads and self.num_heads % self.num_kv_heads:
+      raise UserError(
+        f"config.model.num_kv_heads is {self.num_kv_heads}, which does not"
+        f" divide config.model.num_heads = {self.num_heads}: choose a divisor,"
+        " or 0 for as many."
+      )
+    if self.backbone == "qwen3" and self.head_dim % 2:
+      raise UserError(
+        f"config.model.head_dim is {self.head_dim}; rotary embeddings turn"
+        " pairs: choose an even number."
+      )

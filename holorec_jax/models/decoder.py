@@ -3,9 +3,14 @@
 One step feeds one vector to every branch (training) or beam (search) of a
 user. All branches of a user read the same context keys and values; each keeps
 its own short cache of S slots.
+
+With `scan_layers` the layers are one stack (`layer_stack`): one entry holds the
+context, and one the slots, of all layers. Slots have the layers' axis Y behind
+branches or beams, which search reorders.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +18,7 @@ from flax import linen as nn
 from flax import struct
 
 from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.models.layer_stack import init_layers, scan_layers
 from holorec_jax.models.repeats import Repeats
 from holorec_jax.nn import attention
 from holorec_jax.nn.attention import Cache, KeyValues
@@ -24,13 +30,14 @@ class Context:
   """What all branches of a user share; computed once per user.
 
   Attributes:
-    layers: per decoder layer, context keys and values (B, H, C, K).
+    layers: per decoder layer, context keys and values (B, H, C, K); of a stack
+      (Y, B, H, C, K).
     bias_BHNC: cross-attention bias: visibility and distance; N may be 1.
     start_BND: first decoder input of every branch; N may be 1.
     repeats: what the repeat bias needs; None without it.
   """
 
-  layers: tuple[KeyValues, ...]
+  layers: tuple[KeyValues, ...] | KeyValues
   bias_BHNC: jax.Array
   start_BND: jax.Array
   repeats: Repeats | None = None
@@ -42,7 +49,8 @@ class DecodeState:
 
   Attributes:
     caches: per decoder layer, the slots; those that were written while a user
-      had one branch are shared by all beams (N = 1).
+      had one branch are shared by all beams (N = 1). Of a stack one entry, of
+      slots (B, N, Y, H, K).
     positions: step at which each slot was written; negative: still empty.
       Python ints when the loop is unrolled, traced inside `lax.scan`.
     step: number of the next step; likewise.
@@ -63,8 +71,8 @@ class DecodeState:
     """
 
     def widen(cache: Cache) -> Cache:
-      B, _, H, K = cache[0].key.shape
-      empty = jnp.zeros((B, beams, H, K), cache[0].key.dtype)
+      B, _, *rest = cache[0].key.shape
+      empty = jnp.zeros((B, beams, *rest), cache[0].key.dtype)
       return (*cache, *(KeyValues(empty, empty),) * spare)
 
     match_BNT = self.match_BNT
@@ -106,6 +114,10 @@ class DecoderBlock(nn.Module):
     self.cross_drop = Dropout(c.dropout)
     self.mlp_drop = Dropout(c.dropout)
 
+  def read(self, states_BCD: jax.Array) -> KeyValues:
+    """The layer's context keys and values."""
+    return self.cross_attention.context_keys_values(states_BCD)
+
   def __call__(
     self, x_BND, cache, own_bias_HS, context_kv, bias_BHNC, deterministic
   ):
@@ -126,6 +138,13 @@ class DecoderBlock(nn.Module):
     return x_BND + self.mlp_drop(hidden_BND, deterministic), cache
 
 
+def _first_step(block: DecoderBlock, x_BND: jax.Array):
+  """A call that reads all parameters of a block, to create them."""
+  bias_HS = jnp.zeros((block.config.num_heads, 1))
+  bias_BHNC = jnp.zeros((1, 1, 1, 1))
+  return block(x_BND, (), bias_HS, block.read(x_BND), bias_BHNC, True)
+
+
 class StepDecoder(nn.Module):
   """One vector in, one state out, for every branch at once."""
 
@@ -134,17 +153,39 @@ class StepDecoder(nn.Module):
   def setup(self):
     c = self.config
     self.relative_bias = RelativeBias(c.num_heads, bidirectional=False)
-    self.blocks = [DecoderBlock(c) for _ in range(c.decoder_layers)]
+    if c.scan_layers:
+      block, x_BND = DecoderBlock(c, parent=None), jnp.zeros((1, 1, c.d_model))
+      self.layers = self.param(
+        "layers",
+        init_layers(block, c.decoder_layers, x_BND, method=_first_step),
+      )
+      self.layers_key = (
+        self.make_rng("dropout") if self.has_rng("dropout") else None
+      )
+    else:
+      block_type = DecoderBlock
+      if c.remat:
+        block_type = nn.remat(DecoderBlock, static_argnums=6)
+      self.blocks = [block_type(c) for _ in range(c.decoder_layers)]
     self.final_norm = RMSNorm()
     self.input_drop = Dropout(c.dropout)
     self.output_drop = Dropout(c.dropout)
 
-  def project_context(self, states_BCD: jax.Array) -> tuple[KeyValues, ...]:
+  def project_context(
+    self, states_BCD: jax.Array
+  ) -> tuple[KeyValues, ...] | KeyValues:
     """Every layer's context keys and values, once per user."""
-    return tuple(
-      block.cross_attention.context_keys_values(states_BCD)
-      for block in self.blocks
-    )
+    if not self.config.scan_layers:
+      return tuple(block.read(states_BCD) for block in self.blocks)
+    block = DecoderBlock(self.config, parent=None)
+
+    def layer(params, states_BCD, own, rngs):
+      del own, rngs
+      params = {"cross_attention": params}
+      read = block.apply({"params": params}, states_BCD, method="read")
+      return states_BCD, read
+
+    return scan_layers(layer, self.layers["cross_attention"], states_BCD)[1]
 
   def step(
     self, x_BND, state: DecodeState, context: Context, deterministic: bool
@@ -156,13 +197,45 @@ class StepDecoder(nn.Module):
       state.step - position_S
     ) + attention.mask_to_bias(position_S >= 0)
     x_BND = self.input_drop(x_BND, deterministic)
-    caches = []
-    for block, cache, kv in zip(self.blocks, state.caches, context.layers):
+    args = (x_BND, state.caches, own_bias_HS, context, deterministic)
+    through = self._scan if self.config.scan_layers else self._unroll
+    x_BND, caches = through(*args)
+    x_BND = self.output_drop(self.final_norm(x_BND), deterministic)
+    return x_BND, dataclasses.replace(
+      state, caches=caches, positions=positions, step=state.step + 1
+    )
+
+  def _unroll(self, x_BND, caches, own_bias_HS, context, deterministic):
+    """Through all layers: (B, N, D) and the caches with one more slot."""
+    longer = []
+    for block, cache, kv in zip(self.blocks, caches, context.layers):
       x_BND, cache = block(
         x_BND, cache, own_bias_HS, kv, context.bias_BHNC, deterministic
       )
-      caches.append(cache)
-    x_BND = self.output_drop(self.final_norm(x_BND), deterministic)
-    return x_BND, dataclasses.replace(
-      state, caches=tuple(caches), positions=positions, step=state.step + 1
+      longer.append(cache)
+    return x_BND, tuple(longer)
+
+  def _scan(self, x_BND, caches, own_bias_HS, context, deterministic):
+    """The same through a stack."""
+    block = DecoderBlock(self.config, parent=None)
+    # Before the first step there are no slots, whatever they would belong to.
+    slots = caches[0]
+
+    def layer(params, x_BND, own, rngs):
+      cache, kv = own
+      args = (x_BND, cache, own_bias_HS, kv, context.bias_BHNC, deterministic)
+      applied: Any = block.apply({"params": params}, *args, rngs=rngs)
+      x_BND, longer = applied
+      return x_BND, longer[-1]
+
+    by_layer = jax.tree.map(lambda x_BNYHK: jnp.moveaxis(x_BNYHK, 2, 0), slots)
+    x_BND, slot = scan_layers(
+      layer,
+      self.layers,
+      x_BND,
+      (by_layer, context.layers),
+      self.layers_key,
+      self.config.remat,
     )
+    slot = jax.tree.map(lambda x_YBNHK: jnp.moveaxis(x_YBNHK, 0, 2), slot)
+    return x_BND, ((*slots, slot),)

@@ -11,16 +11,16 @@ training unrolls the very steps that search scans (`level`).
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from holorec_jax.codes import Codes
+from holorec_jax.models.backbones import BACKBONES
 from holorec_jax.models.config import GeneratorConfig
-from holorec_jax.models.decoder import Context, DecodeState, StepDecoder
-from holorec_jax.models.history import HistoryEncoder
+from holorec_jax.models.decoder import Context, DecodeState
 from holorec_jax.models.repeats import RepeatBias
 from holorec_jax.models.thoughts import THOUGHTS
 from holorec_jax.nn import attention
@@ -61,7 +61,7 @@ def sight(segment_BT, last_BN) -> tuple[jax.Array, jax.Array]:
 
 
 class Generator(nn.Module):
-  """Encoder, stepwise decoder, thought and heads.
+  """Backbone, thought and heads.
 
   Attributes:
     config: shape and mode.
@@ -84,8 +84,7 @@ class Generator(nn.Module):
     self.bos_D = self.param(
       "bos", nn.initializers.normal(stddev=1.0), (c.d_model,)
     )
-    self.encoder = HistoryEncoder(c)
-    self.decoder = StepDecoder(c)
+    self.decoder, self.encoder = BACKBONES[c.backbone].build(c)
     if c.cross_bias:
       self.cross_bias = RelativeBias(
         c.num_heads, bidirectional=False, init_scale=c.d_model**-0.5
@@ -144,8 +143,8 @@ class Generator(nn.Module):
       last_BN: last visible slot of each branch; N = 1 for search.
       deterministic: no dropout.
     """
-    states_BCD = self.encode(item_BT, codes, segment_BT, deterministic)
-    return self.attach(states_BCD, item_BT, codes, segment_BT, last_BN)
+    encoded = self.encode(item_BT, codes, segment_BT, deterministic)
+    return self.attach(encoded, item_BT, codes, segment_BT, last_BN)
 
   def encode(
     self,
@@ -153,22 +152,30 @@ class Generator(nn.Module):
     codes: Codes,
     segment_BT: jax.Array,
     deterministic: bool = True,
-  ) -> jax.Array:
-    """The histories' context states (B, C, D); arguments of open_branches."""
+  ) -> Any:
+    """The histories, as the backbone keeps them (`states` has their states).
+
+    Arguments are those of open_branches.
+    """
     codes_BTL = codes.fine_IL[item_BT]
     level_L = jnp.arange(self.num_levels)
     embedded_BTLD = self.code_embedding_LVD[level_L, codes_BTL]
     return self.encoder(embedded_BTLD, segment_BT, deterministic)
 
+  def states(self, encoded: Any) -> jax.Array:
+    """The states (B, C, D) of encoded histories."""
+    return BACKBONES[self.config.backbone].states(encoded)
+
   def attach(
     self,
-    states_BCD: jax.Array,
+    encoded: Any,
     item_BT: jax.Array,
     codes: Codes,
     segment_BT: jax.Array,
     last_BN: jax.Array,
   ) -> Context:
     """Opens branches on encoded histories; arguments of open_branches."""
+    states_BCD = self.states(encoded)
     tokens = states_BCD.shape[1] // segment_BT.shape[1]
     visible_BNT, distance_BNT = sight(segment_BT, last_BN)
     bias_BHNT = attention.mask_to_bias(visible_BNT)[:, None]
@@ -184,7 +191,7 @@ class Generator(nn.Module):
         distance_BNT,
       )
     return Context(
-      layers=self.decoder.project_context(states_BCD),
+      layers=self.decoder.project_context(encoded),
       bias_BHNC=jnp.repeat(bias_BHNT, tokens, axis=-1),
       start_BND=self._first_input(states_BCD, last_BN * tokens + tokens - 1),
       repeats=repeats,
@@ -203,8 +210,9 @@ class Generator(nn.Module):
 
   def start(self, context: Context) -> DecodeState:
     """Nothing fed yet."""
+    c = self.config
     return DecodeState(
-      caches=((),) * self.config.decoder_layers,
+      caches=((),) * (1 if c.scan_layers else c.decoder_layers),
       positions=(),
       step=0,
       match_BNT=None

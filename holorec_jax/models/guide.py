@@ -98,9 +98,10 @@ class GuidedGenerator(nn.Module):
     """The generator's outputs, and v_g of every branch (B, N, D)."""
     generator = self.generator
     history = (batch.item_BT, codes, batch.segment_BT)
-    states_BCD = generator.encode(*history, deterministic)
-    context = generator.attach(states_BCD, *history, batch.last_BN)
+    encoded = generator.encode(*history, deterministic)
+    context = generator.attach(encoded, *history, batch.last_BN)
     outputs = generator.unroll(
       context, codes.fine_IL[batch.target_BN], deterministic
     )
+    states_BCD = generator.states(encoded)
     return outputs, self.guide(states_BCD, context, deterministic)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.models.layer_stack import init_layers, scan_layers
 from holorec_jax.nn import attention
 from holorec_jax.nn.layers import (
   Dropout,
@@ -64,7 +65,20 @@ class HistoryEncoder(nn.Module):
     self.relative_bias = RelativeBias(
       c.num_heads, bidirectional=not c.causal_history
     )
-    self.blocks = [EncoderBlock(c) for _ in range(c.encoder_layers)]
+    if c.scan_layers:
+      tiny = (jnp.zeros((1, 1, c.d_model)), jnp.zeros((1, 1, 1, 1)), True)
+      block = EncoderBlock(c, parent=None)
+      self.layers = self.param(
+        "layers", init_layers(block, c.encoder_layers, *tiny)
+      )
+      self.layers_key = (
+        self.make_rng("dropout") if self.has_rng("dropout") else None
+      )
+    else:
+      block_type = EncoderBlock
+      if c.remat:
+        block_type = nn.remat(EncoderBlock, static_argnums=3)
+      self.blocks = [block_type(c) for _ in range(c.encoder_layers)]
     self.final_norm = RMSNorm()
     self.input_drop = Dropout(c.dropout)
     self.output_drop = Dropout(c.dropout)
@@ -98,6 +112,25 @@ class HistoryEncoder(nn.Module):
     relative_HCC = jax.lax.optimization_barrier(self.relative_bias(distance_CC))
     bias_BHCC = relative_HCC + attention.mask_to_bias(mask_BCC[:, None])
     x_BCD = self.input_drop(x_BCD, deterministic)
-    for block in self.blocks:
-      x_BCD = block(x_BCD, bias_BHCC, deterministic)
+    if self.config.scan_layers:
+      x_BCD = self._scan(x_BCD, bias_BHCC, deterministic)
+    else:
+      for block in self.blocks:
+        x_BCD = block(x_BCD, bias_BHCC, deterministic)
     return self.output_drop(self.final_norm(x_BCD), deterministic)
+
+  def _scan(self, x_BCD, bias_BHCC, deterministic) -> jax.Array:
+    block = EncoderBlock(self.config, parent=None)
+
+    def layer(params, x_BCD, own, rngs):
+      args = (x_BCD, bias_BHCC, deterministic)
+      return block.apply({"params": params}, *args, rngs=rngs), own
+
+    x_BCD, _ = scan_layers(
+      layer,
+      self.layers,
+      x_BCD,
+      dropout_key=self.layers_key,
+      remat=self.config.remat,
+    )
+    return x_BCD

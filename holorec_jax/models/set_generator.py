@@ -103,6 +103,11 @@ class SetGenerator(nn.Module):
   temperature: float = 0.1
 
   def __post_init__(self):
+    if self.config.backbone != "t5":
+      raise UserError(
+        f"config.model.backbone is {self.config.backbone!r}; code sets are"
+        " generated on 't5' alone."
+      )
     if self.config.thought != "none":
       raise UserError(
         f"config.model.thought is {self.config.thought!r}; the generator of"

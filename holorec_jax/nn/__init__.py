@@ -1,1 +1,1 @@
-"""Layers of the T5 family: normalisation, feed-forward, attention."""
+"""Layers: normalisation, feed-forward, attention of T5 and of Qwen3."""

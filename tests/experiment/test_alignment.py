@@ -10,7 +10,13 @@ from tiny_run import TINY
 from holorec_jax import artifacts, sharding
 from holorec_jax.decode.ranking import RankingEngine
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import alignment
+from holorec_jax.evaluate import metrics, targets
+from holorec_jax.experiment import (
+  alignment,
+  preparation,
+  recommendation,
+  training,
+)
 from holorec_jax.models.sasrec import SasRec, SasRecConfig
 from holorec_jax.train import preference_loop, seal, writers
 from holorec_jax.train.preference import PreferenceConfig
@@ -51,6 +57,12 @@ def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
   for name in ("reward", "kl", "entropy"):
     assert [x["step"] for x in lines if f"train/{name}" in x] == [1, 2, 3, 4]
   assert [x["step"] for x in lines if "valid/ndcg@10" in x] == [0, 2, 4]
+  run = recommendation.open_run(workdir, "aligned")
+  data = preparation.load_data(run.config, workdir)
+  rows = targets.from_positions(data.dataset, data.split.test)
+  found = run.recommender.recommend(training.histories_of(rows))
+  means = metrics.summarise(metrics.target_ranks(found.items_UK, rows.items_U))
+  assert means == pytest.approx(tree["test"]["kept"]["aligned"])
   alignment.summarise(workdir)
   assert "test  seen removed NDCG@10" in capsys.readouterr().out
 

@@ -211,6 +211,8 @@ def test_runs_that_cannot_be_opened(finished, tmp_path):
     recommendation.open_run(tmp_path)
   with pytest.raises(UserError, match="'plain': this run has thinking, non_"):
     recommendation.open_run(finished[1], "plain")
+  with pytest.raises(UserError, match=r"no .*results\.json: run launch/align"):
+    recommendation.open_run(finished[1], "aligned")
   shutil.copy(pathlib.Path(finished[1], "config.json"), tmp_path)
   with pytest.raises(UserError, match="prepare_data"):
     recommendation.open_run(tmp_path)

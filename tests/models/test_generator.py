@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 from flax import linen as nn
+from tiny_qwen3 import QWEN3
 
 from holorec_jax.models.generator import Generator
 from holorec_jax.models.history import HistoryEncoder
+from holorec_jax.models.qwen3 import Qwen3
 from holorec_jax.train.losses import LossConfig, generator_loss
 from holorec_jax.types import Batch
 
 # The forms of the generator that all-position training has to serve.
 RICH = dict(start="last", cross_bias=True, repeat_bias=True, thought_carry=True)
+FLAT = QWEN3 | dict(decoder_layers=1)
+SCANNED = QWEN3 | dict(start="last", repeat_bias=True, scan_layers=True)
 CATALOG = tiny.make_catalog(30, levels=2, codes=6)
 CODES = tiny.make_codes(CATALOG)
 
@@ -49,12 +53,19 @@ def spread(batch, rows: int, branches: int):
   )
 
 
-@pytest.mark.parametrize("history", ["codes", "pooled"])
-@pytest.mark.parametrize("thought", tiny.every_thought)
-def test_all_positions_are_one_target_per_row(thought, history):
+@pytest.mark.parametrize(
+  ("form", "thought", "history"),
+  [
+    *((RICH, t, h) for t in tiny.every_thought for h in ("codes", "pooled")),
+    (FLAT, "none", "codes"),
+    (FLAT, "s2gr", "codes"),
+    (SCANNED, "holorec", "pooled"),
+  ],
+)
+def test_all_positions_are_one_target_per_row(form, thought, history):
   """Same causal encoder: equal losses, target by target, equal gradients."""
   model, params = tiny.make_model(
-    CATALOG, num_aligned=1, thought=thought, history=history, **RICH
+    CATALOG, num_aligned=1, thought=thought, history=history, **form
   )
 
   def total(params, weight_BN, batch):
@@ -86,17 +97,21 @@ def test_all_positions_are_one_target_per_row(thought, history):
     assert np.abs(gradient).max() > 1e-6, f"{name} is idle"
 
 
-@pytest.mark.parametrize("thought", tiny.every_thought)
-def test_no_gradient_from_the_future_or_from_other_histories(thought):
+@pytest.mark.parametrize(
+  ("form", "thought"),
+  [(form, t) for form in (RICH, FLAT) for t in tiny.every_thought]
+  + [(SCANNED, "holorec")],
+)
+def test_no_gradient_from_the_future_or_from_other_histories(form, thought):
   """Exactly zero, for every pair of a branch and a history slot."""
   model, params = tiny.make_model(
-    CATALOG, num_aligned=1, thought=thought, **RICH
+    CATALOG, num_aligned=1, thought=thought, **form
   )
   packed = tiny.make_packed(CATALOG)
 
   def losses(delta_BTLD):
     def perturb(method, args, kwargs, context):
-      if isinstance(context.module, HistoryEncoder) and (
+      if isinstance(context.module, HistoryEncoder | Qwen3) and (
         context.method_name == "__call__"
       ):
         args = (args[0] + delta_BTLD, *args[1:])
@@ -123,8 +138,9 @@ def test_no_gradient_from_the_future_or_from_other_histories(thought):
   assert (flow_BNBT[seen] > 0).all()
 
 
-def test_later_and_other_items_change_nothing_bit_for_bit():
-  model, params = tiny.make_model(CATALOG, thought="holorec", **RICH)
+@pytest.mark.parametrize("form", [RICH, FLAT])
+def test_later_and_other_items_change_nothing_bit_for_bit(form):
+  model, params = tiny.make_model(CATALOG, thought="holorec", **form)
   packed = tiny.make_packed(CATALOG)
   other = tiny.make_packed(CATALOG, seed=1)
   # Row 0: the second history from its second slot on; row 1: the first one.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models as tiny
+import tiny_qwen3
 
 from holorec_jax.decode.exhaustive import score_all
 from holorec_jax.decode.filters import live_nodes
@@ -39,9 +40,10 @@ def make_guided(**changes) -> tuple[GuidedGenerator, dict]:
   return guided, params | {"guide": jax.tree.map(draw, shapes["guide"])}
 
 
-def test_a_guide_is_one_more_subtree_and_changes_no_output():
+@pytest.mark.parametrize("backbone", [{}, tiny_qwen3.QWEN3])
+def test_a_guide_is_one_more_subtree_and_changes_no_output(backbone):
   """Dropout included: the generator's random numbers stay what they are."""
-  guided, params = make_guided(dropout=0.3)
+  guided, params = make_guided(**backbone, dropout=0.3)
   shapes = jax.eval_shape(functools.partial(init_params, guided, 0))
   assert jax.tree.structure(shapes) == jax.tree.structure(params)
   packed = tiny.make_packed(CATALOG)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models as tiny
+import tiny_qwen3
 from flax import linen as nn
 
 from holorec_jax.errors import UserError
+from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.history import HistoryEncoder
 from holorec_jax.models.set_generator import (
   SetGenerator,
@@ -200,3 +202,10 @@ def test_every_codebook_has_its_turn_and_random_orders_are_a_share():
 def test_code_sets_have_no_thoughts():
   with pytest.raises(UserError, match=r"config\.model\.thought"):
     SetGenerator(tiny.make_config(thought="holorec"), 3, 6)
+
+
+def test_code_sets_have_one_backbone():
+  with pytest.raises(UserError, match=r"config\.model\.backbone is 'qwen3'"):
+    SetGenerator(
+      GeneratorConfig(**tiny_qwen3.QWEN3, dropout=0.0, thought="none"), 3, 6
+    )

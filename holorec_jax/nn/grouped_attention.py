@@ -1,0 +1,121 @@
+"""Grouped-query attention: H query heads share fewer heads of keys and values.
+
+Source: Ainslie et al., "GQA", arXiv 2305.13245; with Qwen3's RMS norm of every
+query and key head ahead of the rotary embedding. Logits are scaled by K^-1/2.
+Head h reads keys and values of head h // G, G = H / (heads of keys): they are
+never repeated in memory.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from holorec_jax.nn.attention import Cache, KeyValues
+from holorec_jax.nn.layers import RMSNorm, dense
+from holorec_jax.nn.rotary import Rotation, rotate
+
+
+def attend_masked(
+  query_BCHK: jax.Array, own_BCHK: KeyValues, mask_BCC: jax.Array
+) -> jax.Array:
+  """Attention within a row -> (B, C, H, K); mask: True = attend.
+
+  JAX's own, so that a platform's fused kernel can take its place.
+  """
+  return jax.nn.dot_product_attention(
+    query_BCHK, own_BCHK.key, own_BCHK.value, mask=mask_BCC[:, None]
+  )
+
+
+def attend_branches(
+  query_BNHK: jax.Array,
+  context: KeyValues,
+  bias_BHNC: jax.Array,
+  cache: Cache,
+  bias_S: jax.Array,
+) -> jax.Array:
+  """One softmax over a shared context and each branch's own slots.
+
+  Args:
+    query_BNHK: of every branch.
+    context: (B, heads of keys, C, K).
+    bias_BHNC: visibility of the context; H and N may be 1.
+    cache: slots (B, N, heads of keys, K), the latest last; N may be 1.
+    bias_S: which slots are filled.
+
+  Returns:
+    (B, N, H, K).
+  """
+  B, N, H, K = query_BNHK.shape
+  kv_heads = context.key.shape[1]
+  query_BNHGK = query_BNHK.reshape(B, N, kv_heads, H // kv_heads, K)
+  seen_BHNGC = jnp.einsum(
+    "bnhgk,bhck->bhngc",
+    query_BNHGK,
+    context.key,
+    preferred_element_type=jnp.float32,
+  )
+  seen_BHNGC = seen_BHNGC * K**-0.5 + bias_BHNC[:, :, :, None]
+  # Slot by slot, as in `attention.attend_own`.
+  query32 = query_BNHGK.astype(jnp.float32)
+  own_BNHGS = jnp.stack(
+    [jnp.sum(query32 * slot.key[..., None, :], axis=-1) for slot in cache],
+    axis=-1,
+  )
+  own_BHNGS = jnp.swapaxes(own_BNHGS * K**-0.5 + bias_S, 1, 2)
+  # The two softmaxes are not joined in memory: they share maximum and sum.
+  top_BHNG1 = jax.lax.stop_gradient(
+    jnp.maximum(
+      jnp.max(seen_BHNGC, axis=-1, keepdims=True),
+      jnp.max(own_BHNGS, axis=-1, keepdims=True),
+    )
+  )
+  seen_BHNGC = jnp.exp(seen_BHNGC - top_BHNG1)
+  own_BHNGS = jnp.exp(own_BHNGS - top_BHNG1)
+  total_BHNG = jnp.sum(seen_BHNGC, axis=-1) + jnp.sum(own_BHNGS, axis=-1)
+  mixed_BNHGK = jnp.einsum(
+    "bhngc,bhck->bnhgk",
+    seen_BHNGC.astype(context.value.dtype),
+    context.value,
+    preferred_element_type=jnp.float32,
+  )
+  own_BNHGS = jnp.swapaxes(own_BHNGS, 1, 2)
+  for number, slot in enumerate(cache):
+    mixed_BNHGK += own_BNHGS[..., number, None] * slot.value[..., None, :]
+  mixed_BNHGK /= jnp.swapaxes(total_BHNG, 1, 2)[..., None]
+  return mixed_BNHGK.astype(query_BNHK.dtype).reshape(B, N, H, K)
+
+
+class GroupedAttention(nn.Module):
+  """The projections of one layer; attention itself is a function."""
+
+  d_model: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+
+  def setup(self):
+    inner = self.num_heads * self.head_dim
+    kv_inner = self.num_kv_heads * self.head_dim
+    self.query = dense(inner, self.d_model)
+    self.key = dense(kv_inner, self.d_model)
+    self.value = dense(kv_inner, self.d_model)
+    self.output = dense(self.d_model, inner)
+    self.query_norm = RMSNorm()
+    self.key_norm = RMSNorm()
+
+  def queries(self, x_BCD: jax.Array, by: Rotation) -> jax.Array:
+    """(B, C, D) -> (B, C, H, K), normed and turned."""
+    return rotate(self.query_norm(self._split(self.query(x_BCD))), by)
+
+  def keys_values(self, x_BCD: jax.Array, by: Rotation) -> KeyValues:
+    """(B, C, D) -> (B, C, heads of keys, K), keys normed and turned."""
+    key_BCHK = self.key_norm(self._split(self.key(x_BCD)))
+    return KeyValues(rotate(key_BCHK, by), self._split(self.value(x_BCD)))
+
+  def merge(self, mixed_BCHK: jax.Array) -> jax.Array:
+    """(B, C, H, K) -> (B, C, D)."""
+    return self.output(mixed_BCHK.reshape(*mixed_BCHK.shape[:-2], -1))
+
+  def _split(self, x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:-1], -1, self.head_dim)

@@ -52,30 +52,41 @@ class SasRecLossConfig:
     )
 
 
-def _logits(state_ND, table_CD, start, num_items: int) -> jax.Array:
-  """(N, C) float32 of the items from `start`; rows of no item have -inf."""
+def _logits(
+  state_ND, table_CD, num_items: int, start=0, stride: int = 1
+) -> jax.Array:
+  """(N, C) float32 of every stride-th item; rows of no item have -inf."""
   logits_NC = jnp.matmul(
     state_ND, table_CD.T, preferred_element_type=jnp.float32
   )
-  is_item_C = start + jnp.arange(len(table_CD)) < num_items
+  is_item_C = start + stride * jnp.arange(len(table_CD)) < num_items
   return jnp.where(is_item_C, logits_NC, -jnp.inf)
 
 
 def _chunks(table_ID: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array]:
-  """Equal chunks, none greater than `chunk`, and the first row of each."""
+  """Equal chunks, none greater than `chunk`, and the first row of each.
+
+  Of n chunks the first has rows 0, n, 2 n and so on, hence rows of all devices:
+  a table that is split over them by row is gone through where it lies.
+  """
   rows, D = table_ID.shape
   count = -(-rows // chunk)
+  # Whole blocks of rows have a divisor near enough; others are filled up.
+  count = next((n for n in range(count, 2 * count) if rows % n == 0), count)
   size = -(-rows // count)
   padded = jnp.pad(table_ID, ((0, count * size - rows), (0, 0)))
-  return padded.reshape(count, size, D), size * jnp.arange(count)
+  table_XCD = jnp.swapaxes(padded.reshape(size, count, D), 0, 1)
+  return table_XCD, jnp.arange(count)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _chunked_log_norm(state_ND, table_ID, num_items: int, chunk: int):
+  parts = _chunks(table_ID, chunk)
+
   def add(carry, part):
     high_N, sum_N = carry
     table_CD, start = part
-    logits_NC = _logits(state_ND, table_CD, start, num_items)
+    logits_NC = _logits(state_ND, table_CD, num_items, start, len(parts[1]))
     new_N = jnp.maximum(high_N, logits_NC.max(axis=1))
     sum_N *= jnp.exp(high_N - new_N)
     sum_N += jnp.exp(logits_NC - new_N[:, None]).sum(axis=1)
@@ -84,9 +95,7 @@ def _chunked_log_norm(state_ND, table_ID, num_items: int, chunk: int):
   # The first chunk has an item, so this is no maximum for long; an infinite
   # one would make the first rescaling exp(inf - inf).
   low_N = jnp.full(len(state_ND), jnp.finfo(jnp.float32).min)
-  (high_N, sum_N), _ = jax.lax.scan(
-    add, (low_N, jnp.zeros_like(low_N)), _chunks(table_ID, chunk)
-  )
+  (high_N, sum_N), _ = jax.lax.scan(add, (low_N, jnp.zeros_like(low_N)), parts)
   return high_N + jnp.log(sum_N)
 
 
@@ -97,10 +106,11 @@ def _log_norm_forth(state_ND, table_ID, num_items, chunk):
 
 def _log_norm_back(num_items, chunk, saved, gradient_N):
   state_ND, table_ID, log_norm_N = saved
+  parts = _chunks(table_ID, chunk)
 
   def add(to_state_ND, part):
     table_CD, start = part
-    logits_NC = _logits(state_ND, table_CD, start, num_items)
+    logits_NC = _logits(state_ND, table_CD, num_items, start, len(parts[1]))
     share_NC = jnp.exp(logits_NC - log_norm_N[:, None]) * gradient_N[:, None]
     share_NC = share_NC.astype(state_ND.dtype)
     to_state_ND += jnp.matmul(
@@ -109,9 +119,10 @@ def _log_norm_back(num_items, chunk, saved, gradient_N):
     return to_state_ND, share_NC.T @ state_ND
 
   to_state_ND, to_table_XCD = jax.lax.scan(
-    add, jnp.zeros(state_ND.shape, jnp.float32), _chunks(table_ID, chunk)
+    add, jnp.zeros(state_ND.shape, jnp.float32), parts
   )
-  to_table = to_table_XCD.reshape(-1, table_ID.shape[1])[: len(table_ID)]
+  to_table_ID = jnp.swapaxes(to_table_XCD, 0, 1).reshape(-1, table_ID.shape[1])
+  to_table = to_table_ID[: len(table_ID)]
   return to_state_ND.astype(state_ND.dtype), to_table.astype(table_ID.dtype)
 
 
@@ -134,7 +145,7 @@ def log_norm(
     (N,) float32.
   """
   if len(table_ID) <= chunk:
-    logits_NI = _logits(state_ND, table_ID, 0, num_items)
+    logits_NI = _logits(state_ND, table_ID, num_items)
     return jax.nn.logsumexp(logits_NI, axis=1)
   return _chunked_log_norm(state_ND, table_ID, num_items, chunk)
 

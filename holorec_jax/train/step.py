@@ -1,6 +1,11 @@
-"""The one jitted training step."""
+"""The one jitted training step.
+
+Parameters, their average and the optimiser's state are stored split over the
+mesh (`sharding.rules`); a step gathers what a layer needs where it needs it.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +15,13 @@ from jax.sharding import Mesh
 from holorec_jax import sharding
 from holorec_jax.codes import Codes
 from holorec_jax.precision import Dtype, cast
-from holorec_jax.train.objective import Objective
+from holorec_jax.train.objective import Metrics, Objective
 from holorec_jax.types import Batch, TrainState
 
 
-def init_state(
-  objective: Objective,
-  optimizer: optax.GradientTransformation,
-  seed: int,
-  mesh: Mesh,
-) -> TrainState:
-  """A fresh state, replicated over the mesh."""
-
+def _creator(
+  objective: Objective, optimizer: optax.GradientTransformation, seed: int
+) -> Callable[[], TrainState]:
   def create():
     params = objective.init_params(seed)
     return TrainState(
@@ -31,7 +31,62 @@ def init_state(
       opt_state=optimizer.init(params),
     )
 
-  return jax.jit(create, out_shardings=sharding.replicated(mesh))()
+  return create
+
+
+def state_shardings(
+  objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Where each leaf of the state is stored; nothing is computed."""
+  shapes = jax.eval_shape(_creator(objective, optimizer, 0))
+  return sharding.shardings_like(shapes, shapes.params, mesh)
+
+
+def init_state(
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  mesh: Mesh,
+) -> TrainState:
+  """A fresh state; every device makes its share of it alone."""
+  create = _creator(objective, optimizer, seed)
+  shardings = state_shardings(objective, optimizer, mesh)
+  return jax.jit(create, out_shardings=shardings)()
+
+
+def _make_gradient(objective: Objective, dtype: Dtype, accumulate: int, mesh):
+  """gradient(params, batch, codes, key) -> (gradient of the mean, metrics)."""
+
+  def loss(params, batch, codes, key):
+    params = sharding.constrain(cast(params, dtype))
+    return objective.loss(params, batch, codes, key)
+
+  if accumulate == 1:
+    return jax.grad(loss, has_aux=True)
+
+  def part_of_mean(params, batch, codes, key, targets):
+    mean, metrics = loss(params, batch, codes, key)
+    return mean * metrics["targets"] / jnp.maximum(targets, 1.0), metrics
+
+  def gradient(params, batch: Batch, codes, key) -> tuple[dict, Metrics]:
+    targets = jnp.sum(batch.weight_BN)
+    parts = sharding.split_rows(batch, accumulate, mesh)
+
+    def add(total, numbered):
+      number, part = numbered
+      grads, metrics = jax.grad(part_of_mean, has_aux=True)(
+        params, part, codes, jax.random.fold_in(key, number), targets
+      )
+      return jax.tree.map(jnp.add, total, grads), metrics
+
+    total, metrics = jax.lax.scan(
+      add,
+      jax.tree.map(jnp.zeros_like, params),
+      (jnp.arange(accumulate), parts),
+    )
+    return total, jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+
+  return gradient
 
 
 def make_train_step(
@@ -41,16 +96,34 @@ def make_train_step(
   seed: int,
   average_decay: float,
   dtype: Dtype = "float32",
-) -> Callable:
-  """step(state, batch, codes) -> (state, summed metrics); state is donated."""
+  accumulate: int = 1,
+) -> Any:
+  """The jitted step(state, batch, codes) -> (state, metrics).
+
+  Metrics are sums over targets, but for three norms: of the gradient before
+  clipping, of the update and of the new parameters.
+
+  Args:
+    objective: the model and its loss.
+    optimizer: of `optimizer.make_optimizer`.
+    mesh: where state and batch lie.
+    seed: of everything random.
+    average_decay: of the parameters' moving average.
+    dtype: compute dtype.
+    accumulate: parts that the rows of a batch are gone through in. The mean
+      runs over the targets of all parts, however many each has. (Losses that
+      compare the targets of a batch with each other see a part alone.)
+
+  Returns:
+    The step; it takes the state's memory for the new state (donation). Rows
+    that the parts and devices cannot share raise UserError when it is traced.
+  """
+  gradient = _make_gradient(objective, dtype, accumulate, mesh)
 
   def train_step(state: TrainState, batch: Batch, codes: Codes):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-
-    def loss(params):
-      return objective.loss(cast(params, dtype), batch, codes, key)
-
-    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      grads, metrics = gradient(state.params, batch, codes, key)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # Early on, an average over the steps done so far, not over the start.
@@ -61,12 +134,18 @@ def make_train_step(
       average=optax.incremental_update(params, state.average, 1.0 - decay),
       opt_state=opt_state,
     )
-    return state, metrics | {"gradient_norm": optax.tree.norm(grads)}
+    norms = {
+      "gradient_norm": optax.tree.norm(grads),
+      "update_norm": optax.tree.norm(updates),
+      "parameter_norm": optax.tree.norm(params),
+    }
+    return state, metrics | norms
 
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+  states = state_shardings(objective, optimizer, mesh)
   return jax.jit(
     train_step,
-    in_shardings=(whole, rows, whole),
-    out_shardings=(whole, whole),
+    in_shardings=(states, rows, whole),
+    out_shardings=(states, whole),
     donate_argnums=0,
   )

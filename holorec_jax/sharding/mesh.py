@@ -1,0 +1,149 @@
+"""The mesh, and the rows of a batch on it.
+
+  data    copies of the model, each with rows of its own
+  fsdp    rows too, and a share of every parameter: gathered where it is used
+  tensor  the same rows, and a share of every matrix, attention head and code
+
+Neighbours in the list of devices share a `tensor` group, the group that talks
+most; then comes `fsdp`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from holorec_jax.errors import UserError
+from holorec_jax.ranges import check_ranges
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """How many devices lie along each axis.
+
+  Attributes:
+    data: copies of the model; -1: as many as the devices allow.
+    fsdp: shares that parameters and optimiser are stored in.
+    tensor: shares that matrices are multiplied in.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+  def __post_init__(self):
+    check_ranges(
+      self,
+      "config.mesh",
+      data="[-1, inf)",
+      fsdp="[1, inf)",
+      tensor="[1, inf)",
+    )
+    if self.data == 0:
+      raise UserError(
+        "config.mesh.data is 0; expected at least 1, or -1 for as many copies"
+        " as the devices allow."
+      )
+
+  def shape(self, devices: int) -> tuple[int, int, int]:
+    """Sizes of the axes on so many devices.
+
+    Raises:
+      UserError: the axes do not use up all devices.
+    """
+    inner = self.fsdp * self.tensor
+    data = devices // inner if self.data == -1 else self.data
+    if data * inner != devices:
+      asked = {axis: getattr(self, axis) for axis in AXES}
+      shown = " x ".join(f"{a} {n}" for a, n in asked.items() if n != -1)
+      raise UserError(
+        f"config.mesh asks for {shown}, but there are {devices} devices: choose"
+        " config.mesh.fsdp and config.mesh.tensor whose product divides that"
+        " number, and leave config.mesh.data at -1."
+      )
+    return data, self.fsdp, self.tensor
+
+
+def make_mesh(
+  devices: Sequence[jax.Device] | None = None,
+  shape: MeshConfig | None = None,
+) -> Mesh:
+  """A mesh over the given devices, or those of all processes.
+
+  Without a shape all lie along `data`.
+
+  Raises:
+    UserError: the shape does not fit the devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  return jax.make_mesh(
+    (shape or MeshConfig()).shape(len(devices)),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices,
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def _row_axes(mesh) -> str | tuple[str, str]:
+  return ("data", "fsdp") if mesh.shape["fsdp"] > 1 else "data"
+
+
+def by_row(mesh: Mesh) -> NamedSharding:
+  """The first axis is split over `data` and `fsdp`."""
+  return NamedSharding(mesh, PartitionSpec(_row_axes(mesh)))
+
+
+def row_shards(mesh: Mesh) -> int:
+  """Into how many parts the rows of a batch are split."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def put_rows(tree, mesh: Mesh):
+  """Host arrays to device, split by row.
+
+  Where several processes share the mesh, each gives the rows of its own
+  devices, as many as the others; the array on device has them all.
+  """
+  tree = jax.tree.map(np.asarray, tree)
+  rows = by_row(mesh)
+  if jax.process_count() == 1:
+    return jax.device_put(tree, rows)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(rows, x), tree
+  )
+
+
+def split_rows(tree, parts: int, mesh: Mesh):
+  """Rows (B, ..) to (parts, B / parts, ..) without moving them.
+
+  Every device splits the rows that it holds.
+
+  Raises:
+    UserError: the rows cannot be shared out evenly.
+  """
+  whole = parts * row_shards(mesh)
+  spec = PartitionSpec(None, _row_axes(mesh))
+
+  def split(x):
+    if len(x) % whole:
+      raise UserError(
+        f"a batch of {len(x)} rows cannot be split into {parts} parts"
+        f" (config.optim.accumulate) on {whole // parts} devices that share its"
+        f" rows: make the batch a multiple of {whole} rows."
+      )
+    parts_last = x.reshape(len(x) // parts, parts, *x.shape[1:])
+    return jax.lax.with_sharding_constraint(
+      jnp.swapaxes(parts_last, 0, 1), NamedSharding(mesh, spec)
+    )
+
+  return jax.tree.map(split, tree)

@@ -1,0 +1,172 @@
+"""The mesh, the rules for parameters, and what is read from HLO."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
+
+from holorec_jax import sharding
+from holorec_jax.errors import UserError
+from holorec_jax.sharding import MeshConfig
+
+P = PartitionSpec
+MESH = sharding.make_mesh(shape=MeshConfig(fsdp=2, tensor=2))
+
+
+def specs(tree):
+  return jax.tree.map(lambda place: place.spec, tree)
+
+
+def shapes(**leaves):
+  return {k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in leaves.items()}
+
+
+def test_all_devices_share_the_rows_unless_told_otherwise():
+  mesh = sharding.make_mesh()
+  assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+  assert sharding.by_row(mesh).spec == P("data")
+  assert sharding.row_shards(mesh) == 8
+  assert dict(MESH.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  assert sharding.by_row(MESH).spec == P(("data", "fsdp"))
+  assert sharding.row_shards(MESH) == 4
+
+
+def test_rows_lie_in_order():
+  rows = sharding.put_rows({"x": np.arange(8.0)}, MESH)["x"]
+  np.testing.assert_array_equal(rows, np.arange(8.0))
+  held = {tuple(shard.data.tolist()) for shard in rows.addressable_shards}
+  assert held == {(0, 1), (2, 3), (4, 5), (6, 7)}
+
+
+@pytest.mark.parametrize(
+  "shape, message",
+  [
+    (dict(fsdp=3), "fsdp 3 x tensor 1, but there are 8 devices"),
+    (dict(fsdp=4, tensor=4), "fsdp 4 x tensor 4, but there are 8 devices"),
+    (
+      dict(data=3, fsdp=2),
+      "data 3 x fsdp 2 x tensor 1, but there are 8 devices",
+    ),
+    # Devices that nobody uses are a mistake, too.
+    (
+      dict(data=2, fsdp=2),
+      "data 2 x fsdp 2 x tensor 1, but there are 8 devices",
+    ),
+    (dict(data=0), "config.mesh.data is 0"),
+    (dict(tensor=0), "config.mesh.tensor is 0"),
+  ],
+)
+def test_meshes_that_do_not_fit(shape, message):
+  with pytest.raises(UserError, match=message):
+    sharding.make_mesh(shape=MeshConfig(**shape))
+
+
+def test_parameters_by_the_end_of_their_path():
+  kernels = shapes(kernel=(4, 8))
+  params = {
+    "attention": {"query": kernels, "output": kernels},
+    # Axes are those of the last dimensions: layers, levels and so on are whole.
+    "layers": {"mlp": {"wi": shapes(kernel=(3, 4, 8))}},
+    "norm": shapes(scale=(4,)),
+    **shapes(code_embedding=(2, 6, 4), align_head=(1, 2, 4, 6), bos=(4,)),
+  }
+  assert specs(sharding.param_shardings(params, MESH)) == {
+    "attention": {
+      "query": {"kernel": P("fsdp", "tensor")},
+      "output": {"kernel": P("tensor", "fsdp")},
+    },
+    "layers": {"mlp": {"wi": {"kernel": P(None, "fsdp", "tensor")}}},
+    "norm": {"scale": P()},
+    "code_embedding": P(None, "tensor", "fsdp"),
+    "align_head": P(None, None, "fsdp", "tensor"),
+    "bos": P(),
+  }
+
+
+def test_what_does_not_divide_is_whole_and_said_once(caplog):
+  params = shapes(code_embedding=(2, 7, 4))
+  with caplog.at_level(logging.WARNING):
+    for _ in range(3):
+      placed = specs(sharding.param_shardings(params, MESH))
+  assert placed == {"code_embedding": P(None, None, "fsdp")}
+  (record,) = caplog.records
+  assert "code_embedding: a dimension of 7 is whole" in record.getMessage()
+  table = jax.device_put(
+    np.zeros((2, 7, 4)), NamedSharding(MESH, placed["code_embedding"])
+  )
+  assert table.addressable_shards[0].data.shape == (2, 7, 2)
+
+
+def test_an_axis_of_one_device_splits_nothing():
+  params = {"wi": shapes(kernel=(5, 7))}
+  placed = sharding.param_shardings(params, sharding.make_mesh())
+  assert specs(placed) == {"wi": {"kernel": P()}}
+
+
+def test_a_state_lies_as_its_parameters():
+  params = {"wi": shapes(kernel=(4, 8)), "wo": shapes(kernel=(8, 4))}
+  state = (
+    {"mu": params, "count": jax.ShapeDtypeStruct((), jnp.int32)},
+    # Adafactor's rows, columns and placeholders.
+    {"row": {"wi": shapes(kernel=(4,)), "wo": shapes(kernel=(8,))}},
+    {"column": {"wi": shapes(kernel=(8,)), "wo": shapes(kernel=(1,))}},
+  )
+  assert specs(sharding.shardings_like(state, params, MESH)) == (
+    {
+      "mu": {
+        "wi": {"kernel": P("fsdp", "tensor")},
+        "wo": {"kernel": P("tensor", "fsdp")},
+      },
+      "count": P(),
+    },
+    {"row": {"wi": {"kernel": P("fsdp")}, "wo": {"kernel": P("tensor")}}},
+    {"column": {"wi": {"kernel": P("tensor")}, "wo": {"kernel": P()}}},
+  )
+
+
+def test_constrained_parameters_are_gathered_and_their_gradients_are_not():
+  kernel = np.arange(32.0).reshape(4, 8)
+  params = {
+    "wi": {"kernel": kernel},
+    "layers": {"wi": {"kernel": kernel[None]}},
+  }
+  placed = sharding.param_shardings(params, MESH)
+
+  def run(params):
+    with jax.sharding.use_abstract_mesh(MESH.abstract_mesh):
+      used, back = jax.vjp(sharding.constrain, params)
+      (gradient,) = back(jax.tree.map(jnp.ones_like, used))
+      return used, gradient
+
+  used, gradient = jax.jit(run, in_shardings=(placed,))(params)
+  assert used["wi"]["kernel"].sharding.spec == P(None, "tensor")
+  assert gradient["wi"]["kernel"].sharding.spec == P("fsdp", "tensor")
+  # Layers are gathered one by one, by the loop that goes through them.
+  stacked = used["layers"]["wi"]["kernel"]
+  assert stacked.sharding.spec == P(None, "fsdp", "tensor")
+  np.testing.assert_array_equal(used["wi"]["kernel"], kernel)
+
+
+def test_without_a_mesh_nothing_is_constrained():
+  params = {"wi": {"kernel": np.ones((3, 5))}}
+  assert sharding.constrain(params) is params
+
+
+def test_collectives_by_name_and_size():
+  row = NamedSharding(MESH, P("data"))
+  whole = sharding.replicated(MESH)
+
+  def run(x, y):
+    return jax.lax.with_sharding_constraint(x * 2, whole), y.sum()
+
+  args = np.ones((8, 3), np.float32), np.ones((8, 5), np.float32)
+  compiled = jax.jit(run, in_shardings=(row, row)).lower(*args).compile()
+  assert sharding.collectives(compiled) == {"all-gather": 1, "all-reduce": 1}
+  found = {each.kind: each for each in sharding.list_collectives(compiled)}
+  assert found["all-gather"].shapes == ((8, 3),)
+  assert found["all-gather"].bytes == 8 * 3 * 4
+  assert found["all-reduce"].bytes == 4
+  alone = jax.jit(lambda x: x + 1).lower(args[0]).compile()
+  assert sharding.collectives(alone) == {}

@@ -1,8 +1,64 @@
-"""Trains the systems of the config; goes on from the last checkpoint."""
+r"""Trains the systems of the config; goes on from the last checkpoint.
+
+The same command in one process or in several, on one host or on many, which
+need to see the same --workdir (flags: --coordinator, --processes, --process_id;
+under srun, mpirun and indexed Kubernetes jobs none). SIGTERM, or Ctrl-C once,
+saves after the step at hand and ends with status 75: the same command goes on,
+with as many processes as you like. launch/supervise.sh does that by itself.
+
+What a step takes on devices that are not here, before renting any:
+
+  python launch/train.py --config=configs/pod/holorec_1b.py --workdir=DIR \
+    --config.mesh.fsdp=8 --plan=64
+
+prints parameters, bytes on a device, FLOPs, the expected time and what is sent
+between devices; it reads no data and writes nothing.
+"""
+
+import pathlib
+import sys
 
 import stage
+from absl import flags
 
-from holorec_jax.experiment import training
+from holorec_jax.experiment import plan, training
+from holorec_jax.experiment.config import Config
+from holorec_jax.train.profile import parse_window
+
+PROFILE = flags.DEFINE_string(
+  "profile",
+  "",
+  "START:STOP, the first and the last step of a trace in the system's folder"
+  " profile/ (TensorBoard's or XProf's profile page reads it).",
+)
+PLAN = flags.DEFINE_integer(
+  "plan", 0, "Trains nothing and plans a step on so many devices.", 0
+)
+PLAN_ITEMS = flags.DEFINE_integer(
+  "plan_items", 100_000, "With --plan: items of the catalogue.", 2
+)
+PLAN_TFLOPS = flags.DEFINE_float(
+  "plan_tflops",
+  989.0,
+  "With --plan: peak of a device in TFLOP/s of config.train.dtype; the default"
+  " is an H100's in bfloat16.",
+  1e-3,
+)
+PLAN_MFU = flags.DEFINE_float(
+  "plan_mfu", 0.4, "With --plan: share of the peak that is expected.", 0.001, 1
+)
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+  """The stage, with the profile's window; or its plan."""
+  if PLAN.value:
+    machine = plan.Machine(PLAN.value, PLAN_TFLOPS.value, PLAN_MFU.value)
+    plan.simulate(machine.devices)
+    planned = plan.make_plan(config, machine, PLAN_ITEMS.value)
+    print(plan.describe(planned, machine))
+    sys.exit()  # An exit leaves no new workdir behind (`remove_unused`).
+  training.train(config, workdir, parse_window(PROFILE.value))
+
 
 if __name__ == "__main__":
-  stage.run(training.train)
+  stage.run(train, together=True)

@@ -18,6 +18,7 @@ LAYERS = (
     "config_fields",
     "manifest",
     "sharding",
+    "processes",
     "precision",
   ),
   ("data",),
@@ -30,6 +31,8 @@ LAYERS = (
   ("train",),
   ("evaluate",),
   ("experiment",),
+  ("export",),
+  ("serve",),
 )
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # What has to run where there is no JAX: preparation and index building.

@@ -5,6 +5,10 @@ by (seed, epoch)), so the iterator's state is a small JSON and resuming is
 exact. Two forms of the same targets: `packed` trains every position of the
 packed histories at once; `one_target` makes a row of each (history, target)
 pair, in batches of like lengths, as the papers do.
+
+Of several processes each assembles its own share of a batch's rows. Size and
+order of the whole batches do not depend on their number, so a run can go on
+with another one.
 """
 
 import dataclasses
@@ -81,18 +85,21 @@ class PackedBatches(grain.RandomAccessDataSource):
   """Batch i of an endless run over the packed training histories."""
 
   def __init__(
-    self, dataset: Dataset, split: Split, config: PipelineConfig, devices: int
+    self,
+    dataset: Dataset,
+    split: Split,
+    config: PipelineConfig,
+    devices: int,
+    share: tuple[int, int],
   ):
     self._items = dataset.items
     self._seed = config.seed
     self._windows = packing.cut_windows(
       dataset.offsets, split.train_end, config.max_history
     )
-    whole_rows = config.max_history * -(-32 // config.max_history)
-    self._capacity = config.slots_per_row or whole_rows
+    self.rows_per_batch, self._capacity = batch_shape(config, devices)
     self._plan = packing.plan_packing(self._windows.length, self._capacity)
-    rows = -(-config.targets_per_batch // self._capacity)
-    self.rows_per_batch = _round_up(rows, devices)
+    self._own = _own_rows(self.rows_per_batch, share)
     self.batches_per_epoch = -(-self._plan.num_rows // self.rows_per_batch)
     self.targets_per_epoch = int(
       (self._windows.length - self._windows.context).sum()
@@ -107,18 +114,19 @@ class PackedBatches(grain.RandomAccessDataSource):
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     epoch, batch = divmod(index, self.batches_per_epoch)
     event_RT, segment_RT, weight_RT = self._epoch(epoch)
-    rows = slice(batch * self.rows_per_batch, (batch + 1) * self.rows_per_batch)
-    event_BT = _pad_rows(event_RT[rows], self.rows_per_batch, -1)
+    first, size = batch * self.rows_per_batch + self._own[0], len(self._own)
+    rows = slice(first, first + size)
+    event_BT = _pad_rows(event_RT[rows], size, -1)
     filled_BT = event_BT >= 0
     last_T = np.arange(self._capacity, dtype=np.int32)
     return {
       "item_BT": np.where(filled_BT, self._items[event_BT], -1),
-      "segment_BT": _pad_rows(segment_RT[rows], self.rows_per_batch, 0),
+      "segment_BT": _pad_rows(segment_RT[rows], size, 0),
       "last_BN": np.broadcast_to(last_T, event_BT.shape),
       "target_BN": np.where(
         filled_BT, self._items[(event_BT + 1) * filled_BT], -1
       ),
-      "weight_BN": _pad_rows(weight_RT[rows], self.rows_per_batch, 0),
+      "weight_BN": _pad_rows(weight_RT[rows], size, 0),
     }
 
   def _pack(self, epoch: int):
@@ -133,7 +141,12 @@ class OneTargetBatches(grain.RandomAccessDataSource):
   """Batch i of an endless run over (history, target) pairs."""
 
   def __init__(
-    self, dataset: Dataset, split: Split, config: PipelineConfig, devices: int
+    self,
+    dataset: Dataset,
+    split: Split,
+    config: PipelineConfig,
+    devices: int,
+    share: tuple[int, int],
   ):
     if config.length_buckets[-1] != config.max_history:
       raise UserError(
@@ -153,8 +166,9 @@ class OneTargetBatches(grain.RandomAccessDataSource):
     self._members = [
       np.flatnonzero(bucket == b) for b in range(len(self._buckets))
     ]
-    rows = _round_up(config.targets_per_batch, devices)
-    self.rows_per_batch = rows
+    self.rows_per_batch, _ = batch_shape(config, devices)
+    rows = self.rows_per_batch
+    self._own = _own_rows(rows, share)
     counts = [-(-len(members) // rows) for members in self._members]
     self._batch_bucket = np.repeat(np.arange(len(counts)), counts)
     self._batch_rank = np.concatenate([np.arange(n) for n in counts])
@@ -174,14 +188,13 @@ class OneTargetBatches(grain.RandomAccessDataSource):
       self._batch_bucket[order[batch]],
       self._batch_rank[order[batch]],
     )
-    pair_B = members[bucket][
-      rank * self.rows_per_batch : (rank + 1) * self.rows_per_batch
-    ]
+    first = rank * self.rows_per_batch + self._own[0]
+    pair_B = members[bucket][first : first + len(self._own)]
     return self._rows(pair_B, int(self._buckets[bucket]))
 
   def _rows(self, pair_B: np.ndarray, width: int) -> dict[str, np.ndarray]:
-    length_B = _pad_rows(self._length[pair_B], self.rows_per_batch, 0)
-    target_B = _pad_rows(self._target[pair_B], self.rows_per_batch, 0)
+    length_B = _pad_rows(self._length[pair_B], len(self._own), 0)
+    target_B = _pad_rows(self._target[pair_B], len(self._own), 0)
     slot_T = np.arange(width)
     filled_BT = slot_T < length_B[:, None]
     event_BT = (target_B - length_B)[:, None] + slot_T
@@ -210,10 +223,33 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def _round_up(rows: int, devices: int) -> int:
-  """The same for 1, 2, 4 and 8 devices, so that runs can move among them."""
+def batch_shape(config: PipelineConfig, devices: int) -> tuple[int, int]:
+  """Rows of a batch and slots of a row, those of the longest bucket.
+
+  Args:
+    config: form and size of the batches.
+    devices: that share the rows. There are as many for 1, 2, 4 and 8, so that
+      runs can move among them.
+  """
+  slots, rows = config.max_history, config.targets_per_batch
+  if config.rows == "packed":
+    slots = config.slots_per_row or slots * -(-32 // slots)
+    rows = -(-config.targets_per_batch // slots)
   multiple = math.lcm(8, devices)
-  return -(-rows // multiple) * multiple
+  return -(-rows // multiple) * multiple, slots
+
+
+def _own_rows(rows: int, share: tuple[int, int]) -> range:
+  """Rows of a batch that process `share[0]` of `share[1]` assembles."""
+  index, count = share
+  if rows % count:
+    raise UserError(
+      f"a batch has {rows} rows, which {count} processes cannot share evenly:"
+      " use a number of processes that divides it, or change"
+      " config.input.targets_per_batch"
+    )
+  size = rows // count
+  return range(index * size, (index + 1) * size)
 
 
 def _pad_rows(array: np.ndarray, rows: int, fill: int) -> np.ndarray:
@@ -222,7 +258,11 @@ def _pad_rows(array: np.ndarray, rows: int, fill: int) -> np.ndarray:
 
 
 def make_source(
-  dataset: Dataset, split: Split, config: PipelineConfig, devices: int
+  dataset: Dataset,
+  split: Split,
+  config: PipelineConfig,
+  devices: int,
+  share: tuple[int, int] = (0, 1),
 ) -> Source:
   """The batch source that `config.rows` names.
 
@@ -231,9 +271,12 @@ def make_source(
     split: which events train.
     config: form and size of the batches.
     devices: rows of a batch are a multiple of this, and of 8.
+    share: (index, count) of the processes that share a batch's rows; index i
+      gets the i-th of count equal blocks of them.
 
   Raises:
-    UserError: unknown form, or nothing to train on.
+    UserError: unknown form, nothing to train on, or rows that the processes
+      cannot share evenly.
   """
   if config.rows not in SOURCES:
     raise UserError(
@@ -245,7 +288,7 @@ def make_source(
       " is nothing to train on. Use a data set with longer histories, or filter"
       " less (data.k_core, data.min_rating, data.duplicates)."
     )
-  return SOURCES[config.rows](dataset, split, config, devices)
+  return SOURCES[config.rows](dataset, split, config, devices, share)
 
 
 def make_iterator(source) -> grain.DatasetIterator:

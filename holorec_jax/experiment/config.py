@@ -18,6 +18,7 @@ from holorec_jax.evaluate import metrics
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.sasrec import SasRecConfig
 from holorec_jax.quantize.quantizers import SidConfig
+from holorec_jax.sharding import MeshConfig
 from holorec_jax.train import seal
 from holorec_jax.train.loop import TrainConfig
 from holorec_jax.train.losses import LossConfig
@@ -72,6 +73,7 @@ class Config:
     sasrec: shape of the item-id baseline.
     sasrec_loss: what it minimises.
     optim: optimiser and schedule.
+    mesh: how many devices of training lie along each axis.
     train: length and rhythm of training.
     preference: alignment of a trained system (launch/align.py).
     search: beam search of evaluation and recommendation.
@@ -95,6 +97,7 @@ class Config:
     default_factory=SasRecLossConfig
   )
   optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   preference: PreferenceConfig = dataclasses.field(
     default_factory=PreferenceConfig

@@ -22,12 +22,11 @@ from holorec_jax.decode.requests import Filters, Histories
 from holorec_jax.decode.search import make_decoder, unrolls
 from holorec_jax.experiment import timing
 from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.made_up import draw_histories, random_catalog
 from holorec_jax.experiment.search_speed import (
   PAPER_HISTORY,
   Ours,
   Side,
-  draw_histories,
-  random_catalog,
   time_sides,
 )
 

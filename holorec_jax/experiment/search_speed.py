@@ -20,11 +20,12 @@ import jax
 import numpy as np
 
 from holorec_jax import sharding
-from holorec_jax.catalog import Catalog, build_catalog
+from holorec_jax.catalog import Catalog
 from holorec_jax.decode.filters import Lists
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import ceiling, search_work, timing
 from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.made_up import draw_histories, random_catalog
 from holorec_jax.experiment.systems import make_system
 from holorec_jax.models.generator import Generator
 from holorec_jax.precision import Dtype, cast
@@ -56,33 +57,6 @@ class Side:
   users: int
   flops: float = 0.0
   bytes: float = 0.0
-
-
-def random_catalog(items: int, config: Config) -> Catalog:
-  """Distinct random codes, one granularity."""
-  codes, levels = config.sid.nested.codes, config.sid.nested.levels
-  rng = np.random.default_rng(0)
-  space = codes**levels
-  if space < items:
-    raise UserError(
-      f"--items={items}: {levels} levels of {codes} codes (config.sid.nested)"
-      f" tell only {space} items apart"
-    )
-  if space < 16 * items:
-    string_I = rng.permutation(space)[:items]
-  else:
-    drawn_X = np.unique(rng.integers(0, space, items + items // 8 + 8))
-    string_I = rng.permutation(drawn_X)[:items]
-  codes_IL = np.stack(
-    np.unravel_index(string_I, (codes,) * levels), axis=1
-  ).astype(np.int32)
-  return build_catalog(codes_IL[:, None], codes_IL, np.ones(items), codes)
-
-
-def draw_histories(items: int, users: int, length: int) -> np.ndarray:
-  """(users, length) random items."""
-  rng = np.random.default_rng(1)
-  return rng.integers(0, items, (users, length), dtype=np.int32)
 
 
 class Ours:
@@ -120,7 +94,8 @@ class Ours:
   def side(self, item_BT: np.ndarray) -> Side:
     """Its turns; of a generator with its work."""
     run = lambda: self.find(item_BT)  # noqa: E731
-    if self.generator is None:
+    # Work is counted for layers of T5.
+    if self.generator is None or self.generator.config.backbone != "t5":
       return Side(self.name, run, len(item_BT))
     shape = search_work.Shape(
       item_BT.shape[1],

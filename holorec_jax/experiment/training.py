@@ -1,12 +1,21 @@
 """The training stage: dataset/ and sids/ -> checkpoints/ of every system."""
 
+import functools
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
-from holorec_jax import artifacts, catalog, config_fields, sharding
+from holorec_jax import (
+  artifacts,
+  catalog,
+  config_fields,
+  processes,
+  sharding,
+)
 from holorec_jax.codes import device_codes
 from holorec_jax.data import pipeline
 from holorec_jax.decode.probe import Probe
@@ -44,25 +53,44 @@ def sample_valid(config: Config, data: Data) -> targets.Targets:
   return rows.take(np.sort(sample[: config.train.valid_users]))
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
-  """Trains every system from its newest whole checkpoint to the end."""
-  data = preparation.load_data(config, workdir)
+def train(
+  config: Config,
+  workdir: pathlib.Path,
+  profile: tuple[int, int] | None = None,
+) -> None:
+  """Trains every system from its newest whole checkpoint to the end.
+
+  Several processes may do so together.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    profile: first and last step to trace; None: none is.
+  """
+  data = processes.after_first(lambda: preparation.load_data(config, workdir))
   built, sids_content = preparation.load_catalog(config, workdir, data)
   for name in config.systems:
     folder = system_folder(config, workdir, name)
     made_from = _made_from(config, data, sids_content, name)
-    if seal.read_metrics(folder / "checkpoints"):
-      config_fields.check_same_config(folder / "checkpoints", made_from)
-    else:
-      (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-      artifacts.write_json(folder / "checkpoints" / "config.json", made_from)
-    progress = seal.read_loop(folder / "checkpoints")
+    progress = processes.from_first(
+      functools.partial(_claim, folder / "checkpoints", made_from)
+    )
     if progress is not None and progress["finished"]:
       logging.info("%s is trained", name)
       continue
     meaning = find_meaning(config, workdir, data, built, name)
     system = make_system(config, built, name, meaning)
-    _train_system(config, data, built, system, name, folder)
+    _train_system(config, data, built, system, name, folder, profile)
+
+
+def _claim(folder: pathlib.Path, made_from: dict) -> Mapping[str, Any] | None:
+  """Holds checkpoints to what they are made from; the loop's newest state."""
+  if seal.read_metrics(folder):
+    config_fields.check_same_config(folder, made_from)
+  else:
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.write_json(folder / "config.json", made_from)
+  return seal.read_loop(folder)
 
 
 def train_seconds(config: Config, workdir: pathlib.Path) -> dict[str, float]:
@@ -121,10 +149,16 @@ def _train_system(
   system: System,
   name: str,
   folder: pathlib.Path,
+  profile: tuple[int, int] | None,
 ) -> None:
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(shape=config.mesh)
+  share = processes.row_share(sharding.by_row(mesh))
   source = pipeline.make_source(
-    data.dataset, data.split, config.input, mesh.size
+    data.dataset,
+    data.split,
+    config.input,
+    sharding.row_shards(mesh) * config.optim.accumulate,
+    share,
   )
   logging.info(
     "%s: %r, %d batches an epoch, padding %.1f %%",
@@ -138,13 +172,16 @@ def _train_system(
     system.engine,
     {},  # every validation brings its own parameters
     built,
-    mesh,
+    sharding.make_mesh(jax.local_devices()),
     config.input.max_history,
     config.search,
   )
+  gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
 
   def validate(params: dict) -> dict[str, float]:
-    recommender.set_params(params)
+    # Every process searches alone, with all of the parameters.
+    whole = jax.tree.map(lambda x: x.addressable_data(0), gather(params))
+    recommender.set_params(whole)
     found = recommender.recommend(histories_of(rows))
     ranks_U = metrics.target_ranks(found.items_UK, rows.items_U)
     return {
@@ -154,24 +191,19 @@ def _train_system(
   codes = jax.device_put(
     device_codes(built, config.model.softmax), sharding.replicated(mesh)
   )
-  progress = loop.train(
-    system.objective,
-    source,
-    codes,
-    validate,
-    mesh,
-    config.optim,
-    config.train,
-    folder,
-    name,
-  )
-  logging.info(
-    "%s: best %s %.4f at step %d, %.0f s",
-    name,
-    loop.METRIC,
-    progress.best,
-    progress.best_step,
-    progress.seconds,
+  loop.train(
+    loop.Task(
+      system.objective,
+      source,
+      codes,
+      validate,
+      mesh,
+      config.optim,
+      config.train,
+      folder,
+      name,
+      profile,
+    )
   )
 
 
@@ -182,21 +214,28 @@ def load_recommender(
   built: catalog.Catalog,
   name: str,
   step: int,
+  folder: pathlib.Path | None = None,
 ) -> tuple[Recommender, Probe | None]:
-  """One system, ready to answer from a checkpoint of `best_steps`.
+  """One system, ready to answer from a checkpoint.
 
-  Beside the recommender the probe of its levels, where it has some.
+  Args:
+    config: of the run.
+    workdir: of the run.
+    data: of the run.
+    built: its catalogue.
+    name: the system's.
+    step: of the checkpoint, such as `best_steps` names.
+    folder: of checkpoints; None: those of training.
+
+  Returns:
+    The recommender, and the probe of its levels where it has some.
   """
+  folder = folder or system_folder(config, workdir, name) / "checkpoints"
   # Clusters are for training alone.
   category_LV = find_categories(config, data, built, name)
   system = make_system(config, built, name, Meaning(category_LV=category_LV))
   target = jax.eval_shape(lambda: system.objective.init_params(0))
-  params = checkpoint.restore_params(
-    system_folder(config, workdir, name) / "checkpoints",
-    step,
-    target,
-    field="average",
-  )
+  params = checkpoint.restore_params(folder, step, target, field="average")
   mesh, width = sharding.make_mesh(), config.input.max_history
   recommender = Recommender(
     system.engine, params, built, mesh, width, config.search

@@ -23,6 +23,7 @@ from holorec_jax.data import pipeline, splits
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import ceiling, timing
 from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.made_up import random_catalog
 from holorec_jax.experiment.speed_cases import Case
 from holorec_jax.experiment.systems import make_system
 from holorec_jax.models.config import GeneratorConfig
@@ -162,16 +163,6 @@ def compare(
     row = timing.make_row(case.name, RIVAL, "targets", samples, taken)
     rows.append(row | {"note": f"batches of {samples} rows"})
   return timing.Result(rows, _find_ratios(case.name, rows))
-
-
-def random_catalog(items: int, config: Config) -> catalog.Catalog:
-  """Speed does not depend on which codes items have."""
-  sid = config.sid.nested
-  rng = np.random.default_rng(0)
-  sids_IRL = rng.integers(0, sid.codes, (items, len(sid.dims), sid.levels))
-  return catalog.build_catalog(
-    sids_IRL, sids_IRL[:, -1], np.ones(items), sid.codes
-  )
 
 
 def _make_sides(case: Case, devices: int) -> list[Side]:

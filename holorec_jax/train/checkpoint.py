@@ -5,6 +5,10 @@ also holds what lives on the host: the data iterator's state, the loop's own
 state and the metric. The seal is written just before Orbax renames the folder
 to its final name, so a checkpoint is there with its seal or not at all. All
 use of Orbax, by its v0 CheckpointManager, is here.
+
+Of several processes each writes and reads its own part of the state, in one
+folder that all of them see; process 0 writes the seal and decides what is
+whole. All of them call the same methods in the same order.
 """
 
 import contextlib
@@ -22,6 +26,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import SingleDeviceSharding
 
+from holorec_jax import processes
 from holorec_jax.artifacts import explain_full_disk, read_json
 from holorec_jax.config_fields import diff
 from holorec_jax.errors import UserError
@@ -52,14 +57,17 @@ class Restored(Generic[T]):
 class Checkpointer:
   """Saves training states in the background; reads the newest whole one.
 
-  Keeps the last `last` checkpoints and the one of the greatest metric. To be
-  closed, or used as a context manager, so that the last save is finished.
+  Keeps the last `last` checkpoints, those of steps that `every` divides (0:
+  none), and the one of the greatest metric. To be closed, or used as a context
+  manager, so that the last save is finished.
   """
 
-  def __init__(self, folder: str | os.PathLike[str], *, last: int = 2) -> None:
+  def __init__(
+    self, folder: str | os.PathLike[str], *, last: int = 2, every: int = 0
+  ) -> None:
     logging.get_absl_logger().addFilter(_hush_orbax)
     self._folder = pathlib.Path(folder).absolute()
-    self._last = last
+    self._last, self._every = last, every
     self._metrics = seal.read_metrics(self._folder)
     self._pending: dict[str, Any] = {}
     options = ocp.CheckpointManagerOptions(
@@ -119,15 +127,14 @@ class Checkpointer:
     """
     self.wait()
     steps = sorted(self._manager.all_steps(), reverse=True)
-    step = seal.first_whole(self._folder, steps)
+    step = processes.from_first(lambda: seal.first_whole(self._folder, steps))
     if step is None:
       return None
     state = _read(self._folder / str(step), target)
-    for broken in steps[: steps.index(step)]:
-      aside = self._folder / f"broken-{broken}"
-      shutil.rmtree(aside, ignore_errors=True)
-      (self._folder / str(broken)).rename(aside)
-      self._metrics.pop(broken, None)
+    broken = steps[: steps.index(step)]
+    processes.from_first(lambda: seal.set_aside(self._folder, broken))
+    for damaged in broken:
+      self._metrics.pop(damaged, None)
     self._manager.reload()
     host = read_json(self._folder / str(step) / seal.SEAL)
     return Restored(step, state, host["data"], host["loop"])
@@ -153,10 +160,11 @@ class Checkpointer:
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
   ) -> Sequence[bool]:
-    """Orbax's preservation policy: the last ones and the best one."""
+    """Orbax's preservation policy: the last, every so many, the best."""
     del context
     steps = sorted(c.step for c in checkpoints)
     kept = set(steps[-self._last :])
+    kept.update(s for s in steps if self._every and s % self._every == 0)
     kept.update(
       seal.rank_by_metric({s: self._metrics.get(s) for s in steps})[:1]
     )
@@ -164,7 +172,7 @@ class Checkpointer:
 
   def _seal(self) -> None:
     """Runs in Orbax's thread when all files of the step are written."""
-    if jax.process_index() != 0:
+    if not processes.is_first():
       return
     final = self._folder / str(self._pending["step"])
     partial = final.with_name(final.name + _PARTIAL)
@@ -177,8 +185,9 @@ class Checkpointer:
       with explain_full_disk(self._folder):
         yield
     except Exception:
-      for partial in self._folder.glob(f"*{_PARTIAL}*"):
-        shutil.rmtree(partial, ignore_errors=True)
+      if processes.is_first():
+        for partial in self._folder.glob(f"*{_PARTIAL}*"):
+          shutil.rmtree(partial, ignore_errors=True)
       self._manager.reload()
       self._metrics = seal.read_metrics(self._folder)
       raise

@@ -2,258 +2,216 @@
 
 Metrics are fetched one step late so that the device never waits for the host.
 Whatever the loop needs to go on exactly (state, data position, best metric,
-patience) is in the checkpoint; a run that was killed ends with the same
-parameters, bit for bit on CPU.
+patience, sums not yet written) is in the checkpoint: a run that was killed or
+stopped, after whatever step, ends with the same parameters, bit for bit on CPU.
 """
 
+import contextlib
 import dataclasses
-import math
-import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
 
 import grain.python as grain
 import jax
 from absl import logging
-from jax.sharding import Mesh
 from tqdm import tqdm
 
-from holorec_jax import sharding
-from holorec_jax.codes import Codes
-from holorec_jax.data.pipeline import make_iterator
-from holorec_jax.errors import UserError
-from holorec_jax.precision import Dtype
-from holorec_jax.ranges import check_ranges
+from holorec_jax import processes, sharding
+from holorec_jax.train import diagnosis
 from holorec_jax.train.checkpoint import Checkpointer
-from holorec_jax.train.objective import Objective
-from holorec_jax.train.optimizer import OptimConfig, make_optimizer
-from holorec_jax.train.step import init_state, make_train_step
+from holorec_jax.train.flops import make_flops
+from holorec_jax.train.meter import Meter, peak_flops
+from holorec_jax.train.preemption import Notice, Preempted
+from holorec_jax.train.profile import Profile
+from holorec_jax.train.progress import METRIC, Progress
+from holorec_jax.train.reporter import NotFinite, Reporter
+from holorec_jax.train.task import Task, TrainConfig
 from holorec_jax.train.writers import MetricWriter
 from holorec_jax.types import Batch, TrainState
 
-METRIC = "valid/ndcg@10"
+__all__ = ["METRIC", "Progress", "Reporter", "Task", "TrainConfig", "train"]
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """Length and rhythm of training.
-
-  Attributes:
-    epochs: passes over all training targets.
-    evaluate_every: epochs between validations, each followed by a checkpoint.
-    patience: validations without a better NDCG@10 before training stops.
-    valid_users: size of the fixed sample of users that is validated on.
-    log_every: steps between lines in metrics.jsonl.
-    checkpoints: how many of the newest to keep, beside the best.
-    dtype: compute dtype; parameters stay float32.
-    seed: of parameters and dropout.
-  """
-
-  epochs: int = 40
-  evaluate_every: int = 2
-  patience: int = 5
-  valid_users: int = 2000
-  log_every: int = 20
-  checkpoints: int = 2
-  dtype: Dtype = "float32"
-  seed: int = 0
-
-  def __post_init__(self):
-    check_ranges(
-      self,
-      "config.train",
-      epochs="[1, inf)",
-      evaluate_every="[1, inf)",
-      patience="[1, inf)",
-      valid_users="[1, inf)",
-      log_every="[1, inf)",
-      checkpoints="[1, inf)",
-      seed="[0, inf)",
-    )
-
-
-@dataclasses.dataclass
-class Progress:
-  """What the loop knows beside the state; saved as JSON.
-
-  Attributes:
-    best: best validation metric.
-    best_step: its step.
-    stale: validations since.
-    seconds: training time, validations and restarts included.
-    finished: the run is over (all epochs, or out of patience).
-  """
-
-  best: float = -1.0
-  best_step: int = 0
-  stale: int = 0
-  seconds: float = 0.0
-  finished: bool = False
-
-  def count(self, step: int, metric: float, seconds: float) -> None:
-    """Takes a validation into account."""
-    self.seconds = seconds
-    self.stale = 0 if metric > self.best else self.stale + 1
-    if metric >= self.best:
-      # Of equals the later one, as checkpoints are ranked.
-      self.best, self.best_step = metric, step
-
-
-class Reporter:
-  """Sums step metrics; writes means to metrics.jsonl and the progress bar."""
-
-  def __init__(self, writer: MetricWriter, bar: tqdm, log_every: int):
-    self._writer = writer
-    self._bar = bar
-    self._log_every = log_every
-    self._sums: dict[str, float] = {}
-    self._steps = 0
-    self._since = time.perf_counter()
-
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes one step's metrics; waits for the step to be done.
-
-    Raises:
-      UserError: the loss is not finite, or its gradient (which spoils the
-        parameters one step before the loss shows it).
-    """
-    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    for name, what in (("loss", "loss"), ("gradient_norm", "gradient norm")):
-      if not math.isfinite(values[name]):
-        raise UserError(
-          f"the {what} is {values[name]} at step {step}; training stopped"
-          " before a checkpoint could be spoilt. Lower optim.learning_rate or"
-          " optim.clip_norm and start again in another --workdir, or run again"
-          " to go on from the last checkpoint."
-        )
-    self._bar.update()
-    for key, value in values.items():
-      self._sums[key] = self._sums.get(key, 0.0) + value
-    self._steps += 1
-    if step % self._log_every == 0:
-      self.flush(step)
-
-  def validated(self, step: int, metrics: dict[str, float]) -> None:
-    """Writes validation metrics."""
-    self._writer.write(step, metrics)
-    self._bar.set_postfix_str(f"{METRIC} {metrics[METRIC]:.4f}")
-    self._since = time.perf_counter()
-
-  def flush(self, step: int) -> None:
-    """Writes the means of the steps since the last line, if any."""
-    if not self._steps:
-      return
-    targets = self._sums.pop("targets")
-    norm = self._sums.pop("gradient_norm") / self._steps
-    means = {f"train/{k}": v / targets for k, v in self._sums.items()}
-    now = time.perf_counter()
-    speed = targets / (now - self._since)
-    self._bar.set_postfix_str(
-      f"loss {means['train/loss']:.3f}, {speed:.0f} targets/s"
-    )
-    self._writer.write(
-      step,
-      means | {"train/gradient_norm": norm, "train/targets_per_second": speed},
-    )
-    self._since = now
-    self._steps = 0
-    self._sums.clear()
-
-
-def _restore(
-  saver: Checkpointer, state: TrainState, source: Any, name: str
-) -> tuple[TrainState, int, Progress, grain.DatasetIterator]:
-  """State, step, progress and data of the newest checkpoint, or of a start."""
-  restored, iterator = saver.restore(state), make_iterator(source)
-  if restored is None:
-    return state, 0, Progress(), iterator
-  iterator.set_state(restored.data)
-  logging.info("%s: going on from step %d", name, restored.step)
-  return restored.state, restored.step, Progress(**restored.loop), iterator
-
-
-def train(
-  objective: Objective,
-  source: Any,
-  codes: Codes,
-  validate: Callable[[dict], dict[str, float]],
-  mesh: Mesh,
-  optim_config: OptimConfig,
-  config: TrainConfig,
-  folder: pathlib.Path,
-  name: str = "train",
-) -> Progress:
+def train(task: Task) -> Progress:
   """Trains from the newest checkpoint, or from scratch, to the end.
 
-  Args:
-    objective: the model and its loss.
-    source: batches, from `data.pipeline.make_source`.
-    codes: the catalogue's codes on device.
-    validate: averaged parameters -> metrics, `METRIC` among them.
-    mesh: where to train.
-    optim_config: optimiser and schedule.
-    config: length and rhythm.
-    folder: gets `checkpoints/`, `metrics.jsonl` and TensorBoard events.
-    name: shown beside the progress bar.
+  Several processes call it alike.
 
   Returns:
     How training ended.
 
   Raises:
-    UserError: on a loss that is not finite (names the step), a full disk, or
-      checkpoints of another model.
+    UserError: on a loss that is not finite (names the step and the first bad
+      tensor), a full disk, or checkpoints of another model.
+    Preempted: it was asked to stop, and has saved.
   """
-  total_steps = config.epochs * source.batches_per_epoch
-  optimizer = make_optimizer(optim_config, total_steps)
-  state = init_state(objective, optimizer, config.seed, mesh)
-  with Checkpointer(folder / "checkpoints", last=config.checkpoints) as saver:
-    state, start_step, progress, iterator = _restore(saver, state, source, name)
+  with Checkpointer(
+    task.folder / "checkpoints",
+    last=task.config.checkpoints,
+    every=task.config.keep_every,
+  ) as saver:
+    start = task.restore(saver)
+    progress = start[2]
     if progress.finished:
       return progress
-    train_step = make_train_step(
-      objective,
-      optimizer,
-      mesh,
-      config.seed,
-      optim_config.average_decay,
-      config.dtype,
+    try:
+      with contextlib.ExitStack() as stack:
+        _Run(task, saver, *start, stack).train()
+    except NotFinite as error:
+      # Its frames and the start hold states, which the search has no room for.
+      spoilt = error.with_traceback(None)
+      del start
+    else:
+      return progress
+    raise spoilt.because(_find_cause(task, saver, spoilt.step))
+
+
+class _Run:
+  """One process's part in training, from a checkpoint to the next stop."""
+
+  def __init__(
+    self,
+    task: Task,
+    saver: Checkpointer,
+    state: TrainState,
+    step: int,
+    progress: Progress,
+    iterator: grain.DatasetIterator,
+    stack: contextlib.ExitStack,
+  ):
+    self._task, self._saver, self._state = task, saver, state
+    self._first, self._progress, self._iterator = step + 1, progress, iterator
+    peak, flops = peak_flops(), None
+    if peak:
+      flops = make_flops(task.objective, state.params, task.codes)
+    self._meter = stack.enter_context(Meter(peak, flops))
+    self._notice = stack.enter_context(Notice(step))
+    self._profile = stack.enter_context(
+      Profile(task.folder / "profile", task.profile)
     )
-    with (
-      MetricWriter(folder, start_step) as writer,
+    writer = None
+    if processes.is_first():
+      writer = stack.enter_context(MetricWriter(task.folder, step))
+    bar = stack.enter_context(
       tqdm(
-        total=total_steps, initial=start_step, desc=name, unit="step"
-      ) as bar,
-    ):
-      reporter = Reporter(writer, bar, config.log_every)
-      began = time.perf_counter() - progress.seconds
-      every = config.evaluate_every * source.batches_per_epoch
+        total=task.total_steps,
+        initial=step,
+        desc=task.name,
+        unit="step",
+        disable=not processes.is_first(),
+      )
+    )
+    self._reporter = Reporter(writer, bar, task.config.log_every, self._meter)
+    self._reporter.resume(progress.unwritten)
+    self._clock = time.perf_counter()
+    self._seconds_before = progress.seconds
+
+  def train(self) -> None:
+    """Goes on until all is done; Preempted where it is asked to stop."""
+    task, config = self._task, self._task.config
+    train_step = task.make_step(task.make_optimizer())
+    epochs = config.evaluate_every * task.source.batches_per_epoch
+    pending = None
+    for step in range(self._first, task.total_steps + 1):
+      self._profile.before(step)
+      batch = self._feed()
+      self._state, metrics = train_step(self._state, batch, task.codes)
+      # One step late: the device is busy while the host reads.
+      if pending is not None:
+        self._reporter.add(step - 1, pending)
+      pending = metrics
+      self._profile.after(step, metrics)
+      stops = self._notice.reached(step)
+      validates = _is_due(step, epochs) or step == task.total_steps
+      if not (stops or validates or _is_due(step, config.checkpoint_every)):
+        continue
+      self._reporter.add(step, pending)
       pending = None
-      for step in range(start_step + 1, total_steps + 1):
-        batch = sharding.put_rows(Batch(**next(iterator)), mesh)
-        state, metrics = train_step(state, batch, codes)
-        # One step late: the device is busy while the host reads.
-        if pending is not None:
-          reporter.add(step - 1, pending)
-        pending = metrics
-        if step % every and step < total_steps:
-          continue
-        reporter.add(step, pending)
-        pending = None
-        reporter.flush(step)
-        measured = validate(state.average)
-        reporter.validated(step, measured)
-        progress.count(step, measured[METRIC], time.perf_counter() - began)
-        progress.finished = (
-          step == total_steps or progress.stale >= config.patience
-        )
-        saver.save(
-          step,
-          state,
-          data=iterator.get_state(),
-          loop=dataclasses.asdict(progress),
-          metric=measured[METRIC],
-        )
-        if progress.finished:
-          break
-  return progress
+      self._save(step, self._validate(step) if validates else None)
+      if self._progress.finished:
+        self._summarise(step, "trained")
+        return
+      if stops:
+        self._saver.wait()
+        self._summarise(step, "asked to stop")
+        raise Preempted
+
+  def _feed(self) -> Batch:
+    with self._meter.waiting():
+      rows = next(self._iterator)
+      batch = sharding.put_rows(Batch(**rows), self._task.mesh)
+    self._meter.read_in(rows, batch)
+    return batch
+
+  def _validate(self, step: int) -> float:
+    self._reporter.flush(step)
+    found = self._task.validate(self._state.average)
+    measured = processes.from_first(lambda: found)
+    self._reporter.validated(step, measured)
+    self._progress.count(step, measured[METRIC], self._total_seconds())
+    self._progress.finished = (
+      step == self._task.total_steps
+      or self._progress.stale >= self._task.config.patience
+    )
+    return measured[METRIC]
+
+  def _save(self, step: int, metric: float | None) -> None:
+    self._progress.seconds = self._total_seconds()
+    self._progress.unwritten = self._reporter.unwritten
+    self._saver.save(
+      step,
+      self._state,
+      data=self._iterator.get_state(),
+      loop=dataclasses.asdict(self._progress),
+      metric=metric,
+    )
+
+  def _total_seconds(self) -> float:
+    return self._seconds_before + time.perf_counter() - self._clock
+
+  def _summarise(self, step: int, how: str) -> None:
+    task, progress = self._task, self._progress
+    own_seconds = progress.seconds - self._seconds_before
+    logging.info(
+      "%s: %s, step %d of %d, %.0f s, %.0f targets/s, best %s %.4f at step %d,"
+      " newest checkpoint %s",
+      task.name,
+      how,
+      step,
+      task.total_steps,
+      progress.seconds,
+      self._reporter.targets / own_seconds,
+      METRIC,
+      progress.best,
+      progress.best_step,
+      task.folder / "checkpoints" / str(step),
+    )
+
+
+def _is_due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+def _find_cause(task: Task, saver: Checkpointer, step: int) -> str:
+  """The first tensor of a step that is not finite, in words."""
+  state, done, _, iterator = task.restore(saver)
+  logging.info(
+    "%s: repeating steps %d to %d to find the first bad tensor",
+    task.name,
+    done + 1,
+    step,
+  )
+  optimizer = task.make_optimizer()
+  train_step = task.make_step(optimizer)
+  for _ in range(done + 1, step):
+    batch = sharding.put_rows(Batch(**next(iterator)), task.mesh)
+    state, _ = train_step(state, batch, task.codes)
+  batch = sharding.put_rows(Batch(**next(iterator)), task.mesh)
+  try:
+    found = diagnosis.find_first(
+      state, batch, task.codes, task.make_step, optimizer, task.mesh
+    )
+  except jax.errors.JaxRuntimeError as failure:  # It needs memory of its own.
+    return f"the search for the first bad tensor failed ({failure})"
+  if found is None:
+    return "all tensors of that step are finite, but squares of them are not"
+  return f"the first bad tensor is the {found}"

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,14 @@ def first_whole(folder: pathlib.Path, steps: Sequence[int]) -> int | None:
       " that folder to train again from the start"
     )
   return None
+
+
+def set_aside(folder: pathlib.Path, steps: Sequence[int]) -> None:
+  """Renames damaged steps to broken-STEP; they can be saved again."""
+  for step in steps:
+    aside = folder / f"broken-{step}"
+    shutil.rmtree(aside, ignore_errors=True)
+    (folder / str(step)).rename(aside)
 
 
 def best_whole(folder: str | os.PathLike[str]) -> int | None:

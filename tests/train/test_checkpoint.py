@@ -110,6 +110,13 @@ def test_keeps_the_last_and_the_best(tmp_path):
   assert read_metrics(tmp_path) == {3: 0.7, 5: 0.2, 6: None}
 
 
+def test_keeps_every_so_many(tmp_path):
+  with Checkpointer(tmp_path, last=1, every=3) as checkpointer:
+    for step in range(1, 8):
+      checkpointer.save(step, make_state(0))
+  assert steps(tmp_path) == [3, 6, 7]
+
+
 def damage(file: pathlib.Path, how: str) -> None:
   content = bytearray(file.read_bytes())
   if how == "truncate":

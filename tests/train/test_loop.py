@@ -7,87 +7,38 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models as tiny
+from tiny_training import OBJECTIVE, OPTIM, measure, train
 
 from holorec_jax import sharding
-from holorec_jax.data.pipeline import PipelineConfig, make_source
-from holorec_jax.data.schema import Dataset
-from holorec_jax.data.splits import Split
 from holorec_jax.errors import UserError
-from holorec_jax.models.generator import Generator
-from holorec_jax.train import loop
+from holorec_jax.train import loop, task
 from holorec_jax.train.checkpoint import Checkpointer
-from holorec_jax.train.losses import LossConfig
-from holorec_jax.train.objective import GeneratorObjective
-from holorec_jax.train.optimizer import OptimConfig, make_optimizer
+from holorec_jax.train.optimizer import make_optimizer
+from holorec_jax.train.preemption import Preempted
+from holorec_jax.train.reporter import Reporter
 from holorec_jax.train.seal import rank_by_metric
 from holorec_jax.train.step import init_state
 from holorec_jax.train.writers import read_metrics
-
-# The least of networks: what is trained does not matter here.
-CATALOG = tiny.make_catalog(20, levels=1, codes=20)
-MODEL = Generator(tiny.make_config(dropout=0.1, encoder_layers=0), 1, 20)
-OBJECTIVE = GeneratorObjective(MODEL, LossConfig())
-OPTIM = OptimConfig(learning_rate=0.01, average_decay=0.9)
-TRAIN = loop.TrainConfig(
-  epochs=5, evaluate_every=1, patience=9, log_every=2, seed=3
-)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_once():
   """Runs of one configuration share their compiled functions."""
-  start = functools.cache(loop.init_state)
   with pytest.MonkeyPatch.context() as patch:
     for name in ("make_optimizer", "make_train_step"):
-      patch.setattr(loop, name, functools.cache(getattr(loop, name)))
-    # The step takes the state's memory over: everyone gets a copy.
-    patch.setattr(
-      loop, "init_state", lambda *args: jax.tree.map(jnp.copy, start(*args))
-    )
+      patch.setattr(task, name, functools.cache(getattr(task, name)))
     yield
-
-
-def make_batches():
-  rng = np.random.default_rng(0)
-  lengths = rng.integers(4, 9, 72)
-  offsets = np.concatenate([[0], np.cumsum(lengths)])
-  items = rng.integers(0, 20, offsets[-1]).astype(np.int32)
-  dataset = Dataset("made", np.arange(20), {}, lengths, offsets, items)
-  split = Split(lengths - 2, lengths - 2, lengths - 1)
-  config = PipelineConfig(max_history=8, slots_per_row=8, targets_per_batch=64)
-  return make_source(dataset, split, config, 2)
 
 
 def always(value: float):
   """A validation that finds the same every time."""
   return lambda params: {loop.METRIC: value}
-
-
-def measure(params) -> dict[str, float]:
-  """A validation that depends on every parameter."""
-  total = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(params))
-  return {loop.METRIC: total}
-
-
-def train(folder, validate=measure, optim=OPTIM, **changes) -> loop.Progress:
-  mesh = sharding.make_mesh(jax.devices()[:2])
-  return loop.train(
-    OBJECTIVE,
-    make_batches(),
-    jax.device_put(tiny.make_codes(CATALOG), sharding.replicated(mesh)),
-    validate,
-    mesh,
-    optim,
-    dataclasses.replace(TRAIN, **changes),
-    pathlib.Path(folder),
-  )
 
 
 def read_state(folder: pathlib.Path):
@@ -124,16 +75,17 @@ KILLED = "import sys, test_loop; test_loop.killed(sys.argv[1])"
 def straight(tmp_path_factory) -> pathlib.Path:
   """An undisturbed run."""
   folder = tmp_path_factory.mktemp("straight")
-  assert make_batches().batches_per_epoch == 4
   progress = train(folder)
   assert progress.finished and progress.best_step > 0
   return folder
 
 
 def without_clock(folder: pathlib.Path) -> list[dict]:
-  clock = "train/targets_per_second"
   lines = read_metrics(folder)
-  return [{k: v for k, v in line.items() if k != clock} for line in lines]
+  return [
+    {k: v for k, v in line.items() if not k.startswith("speed/")}
+    for line in lines
+  ]
 
 
 def test_resumed_after_kill_9_is_straight_bit_for_bit(straight, tmp_path):
@@ -149,15 +101,92 @@ def test_resumed_after_kill_9_is_straight_bit_for_bit(straight, tmp_path):
   seen = []
   progress = train(tmp_path, lambda p: seen.append(1) or measure(p))
   assert len(seen) == 4, "went on from the first checkpoint"
-  ours, theirs = read_state(tmp_path), read_state(straight)
+  assert_same_run(tmp_path, straight)
+  assert progress.best == read_state(straight).loop["best"]
+
+
+def assert_same_run(folder: pathlib.Path, straight: pathlib.Path) -> None:
+  ours, theirs = read_state(folder), read_state(straight)
   assert ours.step == theirs.step == 20
   assert ours.data == theirs.data
   leaves = zip(*[jax.tree.leaves_with_path(r.state) for r in (ours, theirs)])
   for (path, a), (_, b) in leaves:
     np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-  assert progress.best == theirs.loop["best"]
   # The record reads as if nothing had happened.
-  assert without_clock(tmp_path) == without_clock(straight)
+  assert without_clock(folder) == without_clock(straight)
+
+
+class Stopping:
+  """Sends this process a signal while a step is at work."""
+
+  def __init__(self, number: signal.Signals, after: int, times: int = 1):
+    self._patch = pytest.MonkeyPatch()
+    self._number, self._after, self._times = number, after, times
+
+  def __enter__(self):
+    reached = loop.Notice.reached
+
+    def send(notice, step):
+      if step == self._after:
+        for _ in range(self._times):
+          os.kill(os.getpid(), self._number)
+      return reached(notice, step)
+
+    self._patch.setattr(loop.Notice, "reached", send)
+
+  def __exit__(self, *error):
+    self._patch.undo()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_in_mid_epoch_and_the_rest_is_straight(
+  straight, tmp_path, number
+):
+  """Also in the middle of a line of metrics.jsonl, which has two steps."""
+  before = signal.getsignal(number)
+  for stop in (3, 6, 11):
+    with pytest.raises(Preempted), Stopping(number, after=stop):
+      train(tmp_path)
+    assert read_state(tmp_path).step == stop
+    assert signal.getsignal(number) == before
+  assert train(tmp_path).finished
+  assert_same_run(tmp_path, straight)
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+  with pytest.raises(KeyboardInterrupt), Stopping(signal.SIGINT, 6, times=2):
+    train(tmp_path)
+  assert read_state(tmp_path).step == 4
+
+
+def test_off_the_main_thread_signals_are_left_alone(tmp_path):
+  found = []
+  thread = threading.Thread(
+    target=lambda: found.append(train(tmp_path, epochs=1))
+  )
+  thread.start()
+  thread.join()
+  assert found[0].finished
+
+
+def test_checkpoints_between_validations(straight, tmp_path):
+  """Every third step is saved, every sixth for good; two are the newest."""
+  calls = []
+
+  def interrupted(params):
+    calls.append(1)
+    if len(calls) == 5:
+      raise KeyboardInterrupt
+    return measure(params)
+
+  changes = dict(checkpoint_every=3, keep_every=6)
+  with pytest.raises(KeyboardInterrupt):
+    train(tmp_path, interrupted, **changes)
+  kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+  best = read_state(tmp_path).loop["best_step"]
+  assert kept == {6, 12, 18} | {16, 18} | {best}
+  assert train(tmp_path, **changes).finished
+  assert_same_run(tmp_path, straight)
 
 
 def test_metrics_are_means_since_the_last_line(straight):
@@ -169,7 +198,7 @@ def test_metrics_are_means_since_the_last_line(straight):
   for line in trained:
     assert 1 < line["train/loss"] < 5
     assert 0 <= line["train/accuracy/level_0"] <= 1
-    assert line["train/targets_per_second"] > 0
+    assert line["speed/targets_per_second"] > 0
   assert trained[-1]["train/loss"] < trained[0]["train/loss"]
 
 
@@ -216,7 +245,7 @@ def test_an_equal_metric_is_stale_but_the_later_step_is_the_best():
 def test_a_loss_that_is_not_finite_names_the_step(tmp_path):
   wild = dataclasses.replace(OPTIM, learning_rate=1e30, warmup_share=0.2)
   with pytest.raises(
-    UserError, match=r"(nan|inf) at step 3; .* optim.learning_rate"
+    UserError, match=r"norm is inf at step 2; .* optim.learning_rate"
   ):
     train(tmp_path, always(0.5), wild, evaluate_every=3)
   # Nothing was saved that would spoil the next attempt.
@@ -228,7 +257,7 @@ def test_a_gradient_that_is_not_finite_is_caught_before_it_is_saved():
     def update(self):
       raise AssertionError("counted a spoilt step")
 
-  reporter = loop.Reporter(None, Silent(), 10)  # type: ignore[arg-type]
+  reporter = Reporter(None, Silent(), 10)  # type: ignore[arg-type]
   metrics = {"loss": 1.0, "targets": 2.0, "gradient_norm": np.inf}
   with pytest.raises(UserError, match="gradient norm is inf at step 7;"):
     reporter.add(7, metrics)

@@ -1,0 +1,43 @@
+"""Catalogues and histories drawn at random, for plans and measurements.
+
+Speed and memory depend neither on which codes items have nor on who read what.
+"""
+
+import numpy as np
+
+from holorec_jax.catalog import Catalog, build_catalog
+from holorec_jax.errors import UserError
+from holorec_jax.experiment.config import Config
+
+
+def random_catalog(items: int, config: Config) -> Catalog:
+  """Distinct random codes of the nested quantizer's levels and granularities.
+
+  Raises:
+    UserError: its codes do not tell so many items apart.
+  """
+  nested = config.sid.nested
+  rng = np.random.default_rng(0)
+  space = nested.codes**nested.levels
+  if space < items:
+    raise UserError(
+      f"{nested.levels} levels of {nested.codes} codes (config.sid.nested) tell"
+      f" only {space} items apart, not {items}: ask for fewer items, or more"
+      " codes"
+    )
+  if space < 16 * items:
+    string_I = rng.permutation(space)[:items]
+  else:
+    drawn_X = np.unique(rng.integers(0, space, items + items // 8 + 8))
+    string_I = rng.permutation(drawn_X)[:items]
+  codes_IL = np.stack(
+    np.unravel_index(string_I, (nested.codes,) * nested.levels), axis=1
+  ).astype(np.int32)
+  sids_IRL = np.repeat(codes_IL[:, None], len(nested.dims), axis=1)
+  return build_catalog(sids_IRL, codes_IL, np.ones(items), nested.codes)
+
+
+def draw_histories(items: int, users: int, length: int) -> np.ndarray:
+  """(users, length) random items."""
+  rng = np.random.default_rng(1)
+  return rng.integers(0, items, (users, length), dtype=np.int32)

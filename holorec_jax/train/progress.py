@@ -1,0 +1,34 @@
+"""What the training loop knows beside the state."""
+
+import dataclasses
+
+METRIC = "valid/ndcg@10"
+
+
+@dataclasses.dataclass
+class Progress:
+  """What the loop knows beside the state; saved as JSON.
+
+  Attributes:
+    best: best validation metric.
+    best_step: its step.
+    stale: validations since.
+    seconds: training time, validations and restarts included.
+    finished: the run is over (all epochs, or out of patience).
+    unwritten: sums of the steps since the last line of metrics.jsonl.
+  """
+
+  best: float = -1.0
+  best_step: int = 0
+  stale: int = 0
+  seconds: float = 0.0
+  finished: bool = False
+  unwritten: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  def count(self, step: int, metric: float, seconds: float) -> None:
+    """Takes a validation into account."""
+    self.seconds = seconds
+    self.stale = 0 if metric > self.best else self.stale + 1
+    if metric >= self.best:
+      # Of equals the later one, as checkpoints are ranked.
+      self.best, self.best_step = metric, step

@@ -1,0 +1,66 @@
+"""A planned step against the step itself."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import TINY
+
+from holorec_jax import sharding
+from holorec_jax.data.pipeline import batch_shape
+from holorec_jax.errors import UserError
+from holorec_jax.experiment import plan
+from holorec_jax.experiment.made_up import random_catalog
+from holorec_jax.experiment.systems import make_system
+from holorec_jax.sharding import MeshConfig
+from holorec_jax.train.optimizer import make_optimizer
+from holorec_jax.train.step import init_state
+
+MACHINE = plan.Machine(devices=8, tflops=2.0, mfu=0.5)
+ITEMS = 50
+
+
+def bytes_on(device, tree) -> int:
+  """Of what really lies there."""
+  return sum(
+    shard.data.nbytes
+    for leaf in jax.tree.leaves(tree)
+    for shard in leaf.addressable_shards
+    if shard.device == device
+  )
+
+
+def test_bytes_are_those_of_a_real_state():
+  config = dataclasses.replace(TINY, mesh=MeshConfig(fsdp=4))
+  planned = plan.make_plan(config, MACHINE, ITEMS)
+  built = random_catalog(ITEMS, config)
+  system = make_system(config, built, config.systems[0])
+  mesh = sharding.make_mesh(shape=config.mesh)
+  optimizer = make_optimizer(config.optim, 10)
+  state = init_state(system.objective, optimizer, 0, mesh)
+  device = jax.devices()[3]
+  assert planned.parameter_bytes == bytes_on(device, state.params)
+  assert planned.optimizer_bytes == bytes_on(device, state.opt_state)
+  assert planned.average_bytes == bytes_on(device, state.average)
+  leaves = jax.tree.leaves(state.params)
+  assert planned.parameters == sum(leaf.size for leaf in leaves)
+  # Stored in four shares, but for what four does not divide.
+  share = planned.parameter_bytes / (4 * planned.parameters)
+  assert 0.25 <= share < 0.6
+  assert planned.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+  assert planned.rows == batch_shape(config.input, 8)
+  assert planned.collectives["all-gather"][0] > 0
+  assert planned.flops > 6 * np.prod(planned.rows) * 1000
+  assert planned.seconds == pytest.approx(planned.flops / (8 * 1e12))
+  text = plan.describe(planned, MACHINE)
+  assert f"parameters    {planned.parameters:,}" in text
+  assert "data 2 x fsdp 4 x tensor 1" in text
+
+
+def test_what_does_not_fit_is_said():
+  wide = dataclasses.replace(TINY, mesh=MeshConfig(fsdp=3))
+  with pytest.raises(UserError, match=r"config\.mesh asks for .*fsdp 3"):
+    plan.make_plan(wide, MACHINE, ITEMS)
+  with pytest.raises(UserError, match=r"tell only \d+ items apart"):
+    plan.make_plan(TINY, MACHINE, 10**9)

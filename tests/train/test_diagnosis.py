@@ -1,0 +1,104 @@
+"""A run that goes bad names the step and the first bad tensor."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models as tiny
+import tiny_training
+from tiny_training import CATALOG, OBJECTIVE, make_batches, train
+
+from holorec_jax import sharding
+from holorec_jax.errors import UserError
+from holorec_jax.train import diagnosis
+from holorec_jax.train.optimizer import make_optimizer
+from holorec_jax.train.step import init_state
+from holorec_jax.types import Batch
+
+# The second step after a checkpoint.
+STEP = 6
+FIELD = "item_BT"
+
+
+def is_bad(batch: Batch) -> jax.Array:
+  """Whether it is the batch of STEP."""
+  return jnp.all(batch.item_BT == make_batches()[STEP - 1][FIELD])
+
+
+@dataclasses.dataclass(frozen=True)
+class BadTerm:
+  """An objective one of whose terms is not finite in one batch."""
+
+  def init_params(self, seed):
+    return OBJECTIVE.init_params(seed)
+
+  def loss(self, params, batch, codes, key):
+    loss, metrics = OBJECTIVE.loss(params, batch, codes, key)
+    bad = jnp.where(is_bad(batch), jnp.nan, 0.0)
+    return loss + bad, metrics | {
+      "loss": metrics["loss"] + bad,
+      "loss/extra": bad,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class BadGradient(BadTerm):
+  """As it says: the loss is finite, a root of zero is in it."""
+
+  def loss(self, params, batch, codes, key):
+    loss, metrics = OBJECTIVE.loss(params, batch, codes, key)
+    nothing = jnp.sum(params["code_embedding"]) * 0.0
+    return loss + jnp.sqrt(jnp.where(is_bad(batch), nothing, 1.0)), metrics
+
+
+@pytest.mark.parametrize(
+  ("objective", "message"),
+  [
+    (BadTerm(), "loss is nan at step 6; .* the term loss/extra of the loss;"),
+    (
+      BadGradient(),
+      "gradient norm is nan at step 6; the first bad tensor is the gradient of"
+      r" code_embedding \(.* of .* values\); training",
+    ),
+  ],
+)
+def test_the_step_and_the_tensor(objective, message, tmp_path, monkeypatch):
+  monkeypatch.setattr(tiny_training, "OBJECTIVE", objective)
+  with pytest.raises(UserError, match=message):
+    train(tmp_path)
+  # What was good stays; the next run can go on from there.
+  assert (tmp_path / "checkpoints" / "4").is_dir()
+
+
+def test_what_went_into_the_step_is_looked_at_first():
+  mesh = sharding.make_mesh(jax.devices()[:2])
+  optimizer = make_optimizer(tiny_training.OPTIM, 4)
+  state = init_state(OBJECTIVE, optimizer, 0, mesh)
+  rows = make_batches()[0]
+  batch = sharding.put_rows(Batch(**rows), mesh)
+
+  def find(state, batch):
+    def never(optimizer):
+      raise AssertionError("looked further")
+
+    codes = tiny.make_codes(CATALOG)
+    return diagnosis.find_first(state, batch, codes, never, optimizer, mesh)
+
+  weights = rows["weight_BN"].copy()
+  weights[1, 2] = np.inf
+  bad_batch = dataclasses.replace(batch, weight_BN=weights)
+  size = weights.size
+  assert find(state, bad_batch) == f"batch's weight_BN (1 of {size} values)"
+  params = jax.tree.map(
+    lambda x: x.at[(0,) * x.ndim].set(jnp.nan), state.params
+  )
+  first = next(iter(jax.tree_util.tree_leaves_with_path(params)))[0]
+  found = find(dataclasses.replace(state, params=params), bad_batch)
+  assert found and found.startswith(f"parameter {sharding.path_name(first)} (1")
+  moments = jax.tree.map(
+    lambda x: x * jnp.nan if x.ndim else x, state.opt_state
+  )
+  found = find(dataclasses.replace(state, opt_state=moments), bad_batch)
+  assert found and found.startswith("optimiser's ")

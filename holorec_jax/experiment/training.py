@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from holorec_jax.data import pipeline
 from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Histories
+from holorec_jax.errors import UserError
 from holorec_jax.evaluate import metrics, targets
 from holorec_jax.experiment import preparation
 from holorec_jax.experiment.config import MADE_FROM, SYSTEMS, Config
@@ -31,6 +32,7 @@ from holorec_jax.experiment.meaning import (
 )
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import System, make_system
+from holorec_jax.models import hf_qwen3
 from holorec_jax.train import checkpoint, loop, seal
 
 
@@ -203,8 +205,28 @@ def _train_system(
       folder,
       name,
       profile,
+      _find_initial(config, system, name),
     )
   )
+
+
+def _find_initial(
+  config: Config, system: System, name: str
+) -> Callable[[], dict[str, dict]] | None:
+  """Reads what training starts from, if that is not random."""
+  folder = config.train.init_from
+  if not folder:
+    return None
+  if system.generator is None:
+    raise UserError(
+      f"config.train.init_from starts generators from Qwen3's layers, and"
+      f" {name!r} has none: leave it empty, or take this system out of"
+      " config.systems."
+    )
+  shape = system.generator.config
+  # At once, also where a checkpoint makes reading unnecessary.
+  hf_qwen3.check_shape(folder, shape)
+  return lambda: {"decoder": hf_qwen3.load_qwen3(folder, shape)}
 
 
 def load_recommender(

@@ -95,6 +95,25 @@ def qwen3_shape(folder: str | os.PathLike[str]) -> dict[str, Any]:
   }
 
 
+def check_shape(
+  folder: str | os.PathLike[str], config: GeneratorConfig
+) -> None:
+  """Raises UserError unless the folder holds a Qwen3 of the config's shape."""
+  ours = dataclasses.asdict(config) | {
+    "num_kv_heads": config.num_kv_heads or config.num_heads
+  }
+  other = [
+    f"config.model.{leaf} = {value} (now {ours[leaf]})"
+    for leaf, value in ({"backbone": "qwen3"} | qwen3_shape(folder)).items()
+    if ours[leaf] != value
+  ]
+  if other:
+    raise UserError(
+      f"{folder} holds a network of another shape; to start from it set"
+      f" {', '.join(other)}."
+    )
+
+
 def load_qwen3(
   folder: str | os.PathLike[str], config: GeneratorConfig
 ) -> dict[str, Any]:
@@ -113,20 +132,7 @@ def load_qwen3(
     UserError: the folder is no Qwen3, of other sizes (all of them are named),
       or lacks a weight.
   """
-  shape = qwen3_shape(folder)
-  ours = dataclasses.asdict(config) | {
-    "num_kv_heads": config.num_kv_heads or config.num_heads
-  }
-  other = [
-    f"config.model.{leaf} = {value} (now {ours[leaf]})"
-    for leaf, value in ({"backbone": "qwen3"} | shape).items()
-    if ours[leaf] != value
-  ]
-  if other:
-    raise UserError(
-      f"{folder} holds a network of another shape; to start from it set"
-      f" {', '.join(other)}."
-    )
+  check_shape(folder, config)
   weights = _Weights(pathlib.Path(folder))
   norm = {"final_norm": {"scale": weights.read("norm", (config.d_model,))}}
   numbers = range(config.decoder_layers)

@@ -42,6 +42,8 @@ class TrainConfig:
     keep_every: checkpoints of steps that this divides are kept, too; 0: none.
     dtype: compute dtype; parameters stay float32.
     seed: of parameters and dropout.
+    init_from: a Hugging Face folder of a Qwen3 whose layers generators start
+      from; "": all parameters are drawn at random.
   """
 
   epochs: int = 40
@@ -54,6 +56,7 @@ class TrainConfig:
   keep_every: int = 0
   dtype: Dtype = "float32"
   seed: int = 0
+  init_from: str = ""
 
   def __post_init__(self):
     check_ranges(
@@ -88,6 +91,8 @@ class Task:
     folder: gets `checkpoints/`, `metrics.jsonl` and TensorBoard events.
     name: shown beside the progress bar.
     profile: first and last step of a trace in `profile/`; None: no trace.
+    read_initial: reads the parameters that a start takes from elsewhere: of
+      the first names of the tree, the parts by name; None: all are random.
   """
 
   objective: Objective
@@ -100,6 +105,7 @@ class Task:
   folder: pathlib.Path
   name: str = "train"
   profile: tuple[int, int] | None = None
+  read_initial: Callable[[], dict[str, dict]] | None = None
 
   @property
   def total_steps(self) -> int:
@@ -110,13 +116,24 @@ class Task:
 
   def start(self) -> TrainState:
     """The state of step 0."""
+    state = self._draw()
+    if self.read_initial is None:
+      return state
+    initial = self.read_initial()
+    return dataclasses.replace(
+      state,
+      params=_begin_with(state.params, initial),
+      average=_begin_with(state.average, initial),
+    )
+
+  def _draw(self) -> TrainState:
     return init_state(
       self.objective, self.make_optimizer(), self.config.seed, self.mesh
     )
 
   def shapes(self) -> TrainState:
     """Shapes of the state and where it lies: a restart has no room for two."""
-    shapes = jax.eval_shape(self.start)
+    shapes = jax.eval_shape(self._draw)
     places = state_shardings(self.objective, self.make_optimizer(), self.mesh)
     return jax.tree.map(
       lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -147,3 +164,15 @@ class Task:
     iterator.set_state(restored.data)
     logging.info("%s: going on from step %d", self.name, restored.step)
     return restored.state, restored.step, Progress(**restored.loop), iterator
+
+
+def _begin_with(params: dict, initial: dict[str, dict]) -> dict:
+  """Parameters with parts of them replaced, which lie where those did."""
+  replaced = {}
+  for name, parts in initial.items():
+    known = {part: params[name][part] for part in parts}
+    placed = jax.tree.map(
+      lambda new, old: jax.device_put(new, old.sharding), parts, known
+    )
+    replaced[name] = params[name] | placed
+  return params | replaced

@@ -14,9 +14,15 @@ import pytest
 import tiny_models as tiny
 from tiny_qwen3 import QWEN3
 
+from holorec_jax import sharding
 from holorec_jax.errors import UserError
+from holorec_jax.models.generator import Generator
 from holorec_jax.models.hf_qwen3 import load_qwen3, qwen3_shape
 from holorec_jax.models.qwen3 import Qwen3
+from holorec_jax.train.losses import LossConfig
+from holorec_jax.train.objective import GeneratorObjective
+from holorec_jax.train.optimizer import OptimConfig
+from holorec_jax.train.task import Task, TrainConfig
 
 CONFIG = tiny.make_config(**QWEN3)
 SIZES = {
@@ -196,3 +202,31 @@ def test_what_is_missing_or_cut_is_named(tmp_path):
   (tmp_path / "model.safetensors.index.json").unlink()
   with pytest.raises(UserError, match=r"lacks the weight norm"):
     load_qwen3(tmp_path, CONFIG)
+
+
+def test_training_starts_from_a_folder(tmp_path):
+  """All of the stack is the folder's, on every mesh; all else is random."""
+  write_folder(tmp_path)
+  config = dataclasses.replace(CONFIG, scan_layers=True)
+  loaded = load_qwen3(tmp_path, config)
+  objective = GeneratorObjective(Generator(config, 2, 8), LossConfig())
+  mesh = sharding.make_mesh(shape=sharding.MeshConfig(fsdp=4))
+  optim, train = OptimConfig(average_decay=0.9), TrainConfig()
+  plain = Task(objective, Source(), None, None, mesh, optim, train, tmp_path)
+  begun = dataclasses.replace(plain, read_initial=lambda: {"decoder": loaded})
+  drawn, state = plain.start(), begun.start()
+  for tree in (state.params, state.average):
+    got = {part: tree["decoder"][part] for part in loaded}
+    jax.tree.map(np.testing.assert_array_equal, got, loaded)
+    expected = jax.tree.map(lambda x: x, drawn.params)
+    expected["decoder"] = expected["decoder"] | loaded
+    jax.tree.map(np.testing.assert_array_equal, tree, expected)
+  places = [jax.tree.map(lambda x: x.sharding, s) for s in (drawn, state)]
+  assert places[0] == places[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """As much of the input as a task has to know at its start."""
+
+  batches_per_epoch: int = 3

@@ -10,6 +10,7 @@ new items get the next numbers.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -74,6 +75,7 @@ def build_catalog(
   item_counts_I: np.ndarray,
   num_codes: int,
   smoothing: float = 1.0,
+  make_tree: Callable[[np.ndarray, int], tree_lib.Tree] = tree_lib.build_tree,
 ) -> Catalog:
   """Joins codes and training popularity to a catalogue of active items.
 
@@ -83,6 +85,7 @@ def build_catalog(
     item_counts_I: training interactions of each item.
     num_codes: V of the quantizer; a collision level may need more.
     smoothing: added to every count, so that unseen items stay reachable.
+    make_tree: (codes, V) -> the tree, for one that was built before.
 
   Raises:
     UserError: when the arrays disagree about the number of items, a code is
@@ -109,6 +112,7 @@ def build_catalog(
     item_counts_I,
     smoothing,
     np.ones(len(codes_IL), bool),
+    make_tree(np.asarray(codes_IL), num_codes),
   )
 
 
@@ -146,13 +150,16 @@ def add_items(
     return catalog
   _check_sids(sids_NRL, catalog.num_codes, "new item")
   tree_lib.check_codes(codes_NL, catalog.num_codes, "New item")
+  active_I = np.concatenate([catalog.active_I, np.ones(len(codes_NL), bool)])
+  codes_IL = np.concatenate([catalog.codes_IL, codes_NL], dtype=np.int32)
   return _assemble(
     np.concatenate([catalog.sids_IRL, sids_NRL], dtype=np.int32),
-    np.concatenate([catalog.codes_IL, codes_NL], dtype=np.int32),
+    codes_IL,
     catalog.num_codes,
     np.concatenate([catalog.counts_I, counts_N]),
     catalog.smoothing,
-    np.concatenate([catalog.active_I, np.ones(len(codes_NL), bool)]),
+    active_I,
+    tree_lib.build_tree(codes_IL, catalog.num_codes, np.flatnonzero(active_I)),
   )
 
 
@@ -198,6 +205,9 @@ def set_active(catalog: Catalog, active_I: np.ndarray) -> Catalog:
     catalog.counts_I,
     catalog.smoothing,
     active_I.copy(),
+    tree_lib.build_tree(
+      catalog.codes_IL, catalog.num_codes, np.flatnonzero(active_I)
+    ),
   )
 
 
@@ -216,10 +226,10 @@ def _assemble(
   counts_I: np.ndarray,
   smoothing: float,
   active_I: np.ndarray,
+  tree: tree_lib.Tree,
 ) -> Catalog:
-  """Computes what follows from the items: the tree and the shares."""
+  """Computes what follows from the items and their tree: the shares."""
   _check_counts(counts_I)
-  tree = tree_lib.build_tree(codes_IL, num_codes, np.flatnonzero(active_I))
   counts_I = np.asarray(counts_I, np.float64)
   weight_A = counts_I[active_I] + smoothing
   leaf_A = tree.leaf_of_item()[active_I] - tree.level_start[-2]

@@ -7,6 +7,7 @@ read, and by nothing that lies beside them.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any
@@ -17,7 +18,7 @@ from absl import logging
 from holorec_jax import artifacts, catalog, manifest
 from holorec_jax.data import prepare, readers, schema, splits
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import published
+from holorec_jax.experiment import kept_tree, published
 from holorec_jax.experiment.config import Config
 from holorec_jax.quantize import collisions, health, quantizers
 from holorec_jax.vectors import assemble
@@ -284,5 +285,10 @@ def load_catalog(
     splits.train_item_counts(data.dataset, data.split),
     num_codes,
     config.catalog.smoothing,
+    functools.partial(
+      kept_tree.find_tree,
+      workdir / "tree",
+      {"sids": content, "catalog": config.catalog.collisions},
+    ),
   )
   return built, content

@@ -5,6 +5,7 @@ import setuptools
 CORE = [
   "absl-py>=2.1",
   "array-record>=0.8",
+  "flatbuffers>=24",
   "flax>=0.12",
   "grain>=0.2.15",
   "jax>=0.10",
@@ -15,13 +16,28 @@ CORE = [
   "optax>=0.2.6",
   "orbax-checkpoint>=0.12",
   "pyarrow>=18",
+  "safetensors>=0.4",
   "scikit-learn>=1.5",
   "scipy>=1.14",
   "tensorboard>=2.18",
   "tensorflow-datasets>=4.9.9",
   "tqdm>=4.66",
 ]
-TEST = ["mypy>=1.13", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8"]
+SERVE = [
+  "prometheus-client>=0.20",
+  "pydantic>=2.8",
+  "starlette>=0.40",
+  "uvicorn>=0.30",
+]
+TEST = [
+  *SERVE,
+  "httpx>=0.27",
+  "mypy>=1.13",
+  "pytest>=8",
+  "pytest-xdist>=3.6",
+  "ruff>=0.8",
+  "schemathesis>=4",
+]
 
 setuptools.setup(
   name="holorec_jax",
@@ -34,6 +50,7 @@ setuptools.setup(
   install_requires=CORE,
   extras_require={
     "test": TEST,
+    "serve": SERVE,
     "sentence_transformers": ["sentence-transformers>=3"],
     "comparators": ["torch>=2.6", "transformers>=4.50"],
   },

@@ -161,10 +161,33 @@ def _show(value: Any) -> str:
   return "(absent)" if value is _ABSENT else repr(value)
 
 
+def with_defaults(
+  stored: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+  """A stored config with the leaves that its sections did not have yet.
+
+  So a run of an older release stays readable: a leaf that came later counts as
+  its default, which is what the run was made with.
+  """
+  filled = dict(stored)
+  for name, value in stored.items():
+    known = defaults.get(name)
+    if isinstance(value, Mapping) and isinstance(known, Mapping):
+      filled[name] = {**known, **with_defaults(value, known)}
+  return filled
+
+
 def check_same_config(
-  workdir: str | os.PathLike[str], config: Mapping[str, Any]
+  workdir: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  defaults: Mapping[str, Any] | None = None,
 ) -> None:
   """Holds a workdir to one resolved config: writes config.json, or compares.
+
+  Args:
+    workdir: with config.json, or where it is written.
+    config: resolved.
+    defaults: of leaves that an older config.json does not have.
 
   Raises:
     UserError: the workdir was made by another config; names the fields.
@@ -174,7 +197,7 @@ def check_same_config(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, config)
     return
-  lines = diff(read_json(path), config)
+  lines = diff(with_defaults(read_json(path), defaults or {}), config)
   if lines:
     raise UserError(
       f"{workdir} was made by another config:\n  "

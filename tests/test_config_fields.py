@@ -126,6 +126,18 @@ def test_workdir_holds_to_its_config(tmp_path):
   assert json.loads((workdir / "config.json").read_text()) == config
 
 
+def test_leaves_that_came_later_count_as_their_defaults(tmp_path):
+  config_fields.check_same_config(tmp_path, {"train": {"steps": 1}, "x": 2})
+  now = {"train": {"steps": 1, "kind": "new"}, "x": 2}
+  with pytest.raises(UserError, match=r"train\.kind: \(absent\) -> 'new'"):
+    config_fields.check_same_config(tmp_path, now)
+  later = {"train": {"steps": 9, "kind": "new"}, "other": {"y": 1}}
+  config_fields.check_same_config(tmp_path, now, later)
+  now["train"]["kind"] = "old"
+  with pytest.raises(UserError, match=r"train\.kind: 'new' -> 'old'"):
+    config_fields.check_same_config(tmp_path, now, later)
+
+
 CONFIG_FILE = """
 import ml_collections
 from holorec_jax.errors import UserError

@@ -21,22 +21,74 @@ def apply_filters(
     UserError: unknown policy, ratings that are missing, or nothing left; names
       the filter that took the last event.
   """
+  check_policy(config)
+  check_read(events.num_events, highest_rating(events), config)
+  return _core(tidy(events, config), config)
+
+
+def check_policy(config: config_lib.DataConfig) -> None:
+  """Raises UserError unless the filters know what the config asks for."""
   if config.duplicates not in DUPLICATES:
     raise errors.UserError(
       f"data.duplicates is {config.duplicates!r}, expected one of {DUPLICATES}"
     )
-  if not events.num_events:
+
+
+def highest_rating(events: schema.Events) -> float | None:
+  """NaN where no event has one, None where the source has no ratings."""
+  if events.ratings is None:
+    return None
+  # fmax: a rating that is NaN is not the highest.
+  return float(np.fmax.reduce(events.ratings, initial=np.nan))
+
+
+def check_read(
+  num_events: int, highest: float | None, config: config_lib.DataConfig
+) -> None:
+  """Raises UserError if a source's events leave nothing to order.
+
+  Args:
+    num_events: of the whole source.
+    highest: `highest_rating` of the whole source.
+    config: names the source and the threshold.
+  """
+  if not num_events:
     raise errors.UserError(
       f"{config.path or config.source}: no events in it; set data.path to data "
       "with at least one"
     )
+  if not config.min_rating:
+    return
+  if highest is None:
+    raise errors.UserError(
+      f"data.min_rating={config.min_rating} needs ratings, but source "
+      f"{config.source!r} has none; check data.rating_column or set it to 0"
+    )
+  if not highest >= config.min_rating:  # NaN, too, is below.
+    raise errors.UserError(
+      f"data.min_rating={config.min_rating:g} leaves nothing of "
+      f"{num_events} events: the highest rating is {highest:g}; lower "
+      "data.min_rating, or set it to 0 to keep all"
+    )
+
+
+def tidy(
+  events: schema.Events, config: config_lib.DataConfig
+) -> schema.Events:
+  """Rating threshold, order and duplicates, for all events of some users.
+
+  No user's result depends on another's: what differs between executors is only
+  how many users they take at a time.
+  """
   if config.min_rating:
-    events = _keep(events, _rated(events, config), "min_rating")
+    assert events.ratings is not None, "check_read comes first"
+    rated = events.ratings >= config.min_rating
+    events = _keep(events, rated, "min_rating")
   events = order(events)
   if config.duplicates != "keep":
     kept = DISTINCT[config.duplicates](events)
     events = _keep(events, kept, f"duplicates={config.duplicates}")
-  return _core(events, config)
+  return events
 
 
 def order(events: schema.Events) -> schema.Events:
@@ -91,8 +143,8 @@ def core_mask(
   kept = np.arange(len(users))
   while True:
     u, i = users[kept], items[kept]
-    enough = np.bincount(u, minlength=1)[u] >= min_user
-    enough &= np.bincount(i, minlength=1)[i] >= min_item
+    counts = np.bincount(i, minlength=1)
+    enough = core_round(u, i, counts, min_user, min_item)
     if enough.all():
       break
     kept = kept[enough]
@@ -101,37 +153,57 @@ def core_mask(
   return mask
 
 
-def _rated(events: schema.Events, config: config_lib.DataConfig) -> np.ndarray:
-  if events.ratings is None:
-    raise errors.UserError(
-      f"data.min_rating={config.min_rating} needs ratings, but source "
-      f"{config.source!r} has none; check data.rating_column or set it to 0"
-    )
-  mask = events.ratings >= config.min_rating
-  if not mask.any():
-    raise errors.UserError(
-      f"data.min_rating={config.min_rating:g} leaves nothing of "
-      f"{events.num_events} events: the highest rating is "
-      # fmax: a rating that is NaN is not the highest.
-      f"{np.fmax.reduce(events.ratings):g}; lower data.min_rating, or set it "
-      "to 0 to keep all"
-    )
-  return mask
+def core_round(
+  users: np.ndarray,
+  items: np.ndarray,
+  item_counts: np.ndarray,
+  min_user: int,
+  min_item: int,
+) -> np.ndarray:
+  """(E,) bool: events of users and items that have enough; one round of many.
+
+  Args:
+    users: (E,) all events of some users.
+    items: (E,) their items.
+    item_counts: events of each item, those of all other users included.
+    min_user: events that a user needs.
+    min_item: events that an item needs.
+  """
+  enough = np.bincount(users, minlength=1)[users] >= min_user
+  return enough & (item_counts[items] >= min_item)
+
+
+def core_bounds(config: config_lib.DataConfig) -> tuple[int, int]:
+  """The events that a user, and that an item, needs."""
+  return max(config.k_core, config.min_length), config.k_core
 
 
 def _core(
   events: schema.Events, config: config_lib.DataConfig
 ) -> schema.Events:
-  min_user = max(config.k_core, config.min_length)
-  mask = core_mask(events.users, events.items, min_user, config.k_core)
-  what = f"k_core={config.k_core}, min_length={config.min_length}"
+  mask = core_mask(events.users, events.items, *core_bounds(config))
   if not mask.any():
-    raise errors.UserError(
-      f"{what} leave nothing of {events.num_events} events of "
-      f"{_distinct(events.users)} users and "
-      f"{_distinct(events.items)} items; lower them or add data"
+    raise nothing_left(
+      config,
+      events.num_events,
+      _distinct(events.users),
+      _distinct(events.items),
     )
-  return _keep(events, mask, what)
+  return _keep(events, mask, _core_name(config))
+
+
+def nothing_left(
+  config: config_lib.DataConfig, num_events: int, num_users: int, num_items: int
+) -> errors.UserError:
+  """What to raise when no event survives the core."""
+  return errors.UserError(
+    f"{_core_name(config)} leave nothing of {num_events} events of "
+    f"{num_users} users and {num_items} items; lower them or add data"
+  )
+
+
+def _core_name(config: config_lib.DataConfig) -> str:
+  return f"k_core={config.k_core}, min_length={config.min_length}"
 
 
 def _keep(events: schema.Events, mask: np.ndarray, what: str) -> schema.Events:

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 from holorec_jax import errors
-from holorec_jax.data import filters, readers, schema
+from holorec_jax.data import filters, readers, schema, shards
 from holorec_jax.data.config import DataConfig
 
 
@@ -20,6 +20,22 @@ def prepare(config: DataConfig) -> schema.Dataset:
   Raises:
     UserError: unknown source, unreadable input, or nothing left to learn from.
   """
+  check(config)
+  events = shards.concat(
+    [shards.read(shard) for shard in shards.split(config)]
+  )
+  logging.info(
+    "%s: read %d events of %d users and %d items",
+    config.source,
+    events.num_events,
+    len(events.user_ids),
+    len(events.item_ids),
+  )
+  return finish(filters.apply_filters(events, config), config)
+
+
+def check(config: DataConfig) -> None:
+  """Raises UserError unless the config says what to read and how."""
   if config.source not in readers.READERS:
     raise errors.UserError(
       f"data.source is {config.source!r}, expected one of "
@@ -29,18 +45,13 @@ def prepare(config: DataConfig) -> schema.Dataset:
     raise errors.UserError(
       f"data.source={config.source} reads files: set data.path"
     )
-  reader = readers.READERS[config.source]
-  events = reader.read_events(config)
-  logging.info(
-    "%s: read %d events of %d users and %d items",
-    config.source,
-    events.num_events,
-    len(events.user_ids),
-    len(events.item_ids),
-  )
-  events = filters.apply_filters(events, config)
+
+
+def finish(events: schema.Events, config: DataConfig) -> schema.Dataset:
+  """Joins the item table to filtered events, and numbers users and items."""
   used = np.unique(events.items)
-  table = reader.read_items(config, frozenset(events.item_ids[used].tolist()))
+  wanted = frozenset(events.item_ids[used].tolist())
+  table = readers.READERS[config.source].read_items(config, wanted)
   dataset = _number(
     events, used, _complete(events.item_ids[used], table, config)
   )

@@ -7,6 +7,7 @@ the search. The generator's, over the tree of valid codes, is here.
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 
 from holorec_jax.catalog import Catalog
@@ -82,7 +83,7 @@ class TreeEngine:
 
   def live(self, index: SearchTree, available_I: np.ndarray) -> Live:
     room = len(index.leaf_items) - len(available_I)
-    return live_nodes(index, np.pad(available_I, (0, room)))
+    return live_nodes(index, jnp.pad(jnp.asarray(available_I), (0, room)))
 
   def make_search(self, beam: int, k: int) -> Callable:
     return make_search(self.model, beam, k)

@@ -69,6 +69,11 @@ class Recommender:
 
   Attributes:
     catalog: the items, as of the last `set_catalog`.
+    engine: of the search.
+    params: on device, in the search's dtype.
+    placed: the catalogue's codes and index on device.
+    config: of the search.
+    max_history: items of a history that are read.
   """
 
   def __init__(
@@ -80,20 +85,20 @@ class Recommender:
     max_history: int,
     config: SearchConfig,
   ):
-    self._engine = engine
+    self.engine = engine
     self._mesh = mesh
-    self._config = config
-    self._width = max_history
+    self.config = config
+    self.max_history = max_history
     self._batching = Batching(config.batch, mesh.size)
     self._make_search = functools.cache(engine.make_search)
-    self._placed: Any = None
+    self.placed: Any = None
     self.set_catalog(catalog)
     self.set_params(params)
 
   def set_params(self, params: dict) -> None:
     """Answers with these parameters from now on; nothing is compiled again."""
     params = jax.device_put(params, sharding.replicated(self._mesh))
-    self._params = cast(params, self._config.dtype)
+    self.params = cast(params, self.config.dtype)
 
   def set_catalog(self, catalog: Catalog) -> bool:
     """Answers from this catalogue from now on; all its items are available.
@@ -109,14 +114,14 @@ class Recommender:
     Raises:
       UserError: the model was made for another catalogue.
     """
-    self._engine.check(catalog)
+    self.engine.check(catalog)
     placed = jax.device_put(
-      self._engine.place(catalog), sharding.replicated(self._mesh)
+      self.engine.place(catalog), sharding.replicated(self._mesh)
     )
-    fits = self._placed is not None and _alike(self._placed, placed)
-    if self._placed is not None and not fits:
+    fits = self.placed is not None and _alike(self.placed, placed)
+    if self.placed is not None and not fits:
       logging.info("the catalogue outgrew its arrays; search compiles again")
-    self._placed = placed
+    self.placed = placed
     self.catalog = catalog
     self.set_available(np.ones(catalog.num_items, bool))
     return fits
@@ -133,7 +138,7 @@ class Recommender:
         f" for each of the catalogue's {self.catalog.num_items} items"
       )
     available_I = np.asarray(available_I, bool)
-    self._live = self._engine.live(self._placed[1], available_I)
+    self._live = self.engine.live(self.placed[1], available_I)
     self._prior_I = prior.score_items(self.catalog)
     self._prior_order = prior.order_items(
       self._prior_I, available_I & self.catalog.active_I
@@ -161,11 +166,11 @@ class Recommender:
       UserError: unknown items, lists that are not one a user, k out of range.
     """
     filters = filters or Filters()
-    k = self._config.k if k is None else k
+    k = self.config.k if k is None else k
     if not 1 <= k <= WIDEST_BEAM:
       raise UserError(f"k is {k}; expected 1..{WIDEST_BEAM}")
     filters.check(len(histories), self.catalog.num_items)
-    beam = self._config.beam
+    beam = self.config.beam
     if k > beam:
       beam = 1 << (k - 1).bit_length()
     items_UK = np.full((len(histories), k), -1, np.int32)
@@ -189,7 +194,7 @@ class Recommender:
     self, histories: Histories, rows: slice, filters: Filters, beam: int, k: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """Items and scores of one batch of users."""
-    item_BT = histories.padded(rows, self._width)
+    item_BT = histories.padded(rows, self.max_history)
     self._check_known(item_BT, rows.start)
     lists = filters.lists(histories, rows)
     if lists is not None:
@@ -198,7 +203,7 @@ class Recommender:
     size = self._batching.size(len(histories))
     columns = sharding.put_rows(pad((item_BT, lists), size), self._mesh)
     found = self._make_search(beam, k)(
-      self._params, *self._placed, self._live, *columns
+      self.params, *self.placed, self._live, *columns
     )
     count = rows.stop - rows.start
     return np.asarray(found.item_BK)[:count], np.asarray(found.score_BK)[:count]

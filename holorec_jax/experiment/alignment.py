@@ -26,7 +26,7 @@ from holorec_jax.decode.set_search import SetEngine
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import intervals, metrics, targets
 from holorec_jax.experiment import preparation, training
-from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.config import Config, defaults
 from holorec_jax.experiment.meaning import find_meaning
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import System, make_system
@@ -93,7 +93,7 @@ def align(
     "checkpoint": {"step": step, "content": artifacts.hash_file(seal_file)},
   }
   folder = workdir / FOLDER
-  config_fields.check_same_config(folder / "checkpoints", made_from)
+  config_fields.check_same_config(folder / "checkpoints", made_from, defaults())
   measured_with = made_from | config.section("search")
   path = folder / RESULTS
   if path.exists() and artifacts.read_json(path)["made_from"] == measured_with:

@@ -147,6 +147,11 @@ class Config:
     return config_fields.resolved({name: whole[name] for name in names})
 
 
+def defaults() -> dict:
+  """Every section's defaults, for runs of older releases."""
+  return Config().section(*(f.name for f in dataclasses.fields(Config)))
+
+
 def as_config_dict(config: Config) -> ConfigDict:
   """The config as the ConfigDict that flags override."""
   return ConfigDict(dataclasses.asdict(config))
@@ -209,6 +214,7 @@ def _explain_unusable(workdir: pathlib.Path) -> Iterator[None]:
 def _hold_workdir(workdir: pathlib.Path, resolved: dict) -> None:
   path = workdir / CONFIG
   stored = artifacts.read_json(path) if path.is_file() else {}
+  stored = config_fields.with_defaults(stored, defaults())
   held = _held_sections(workdir, stored) if stored else []
   lines = config_fields.diff(_held(stored, held), _held(resolved, held))
   if lines:

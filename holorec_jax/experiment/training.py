@@ -24,7 +24,12 @@ from holorec_jax.decode.requests import Histories
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import metrics, targets
 from holorec_jax.experiment import preparation
-from holorec_jax.experiment.config import MADE_FROM, SYSTEMS, Config
+from holorec_jax.experiment.config import (
+  MADE_FROM,
+  SYSTEMS,
+  Config,
+  defaults,
+)
 from holorec_jax.experiment.meaning import (
   Meaning,
   find_categories,
@@ -88,7 +93,7 @@ def train(
 def _claim(folder: pathlib.Path, made_from: dict) -> Mapping[str, Any] | None:
   """Holds checkpoints to what they are made from; the loop's newest state."""
   if seal.read_metrics(folder):
-    config_fields.check_same_config(folder, made_from)
+    config_fields.check_same_config(folder, made_from, defaults())
   else:
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(folder / "config.json", made_from)
@@ -138,7 +143,7 @@ def best_steps(
         "%s is not trained to its end: launch/train.py goes on with it", name
       )
     config_fields.check_same_config(
-      folder, _made_from(config, data, sids_content, name)
+      folder, _made_from(config, data, sids_content, name), defaults()
     )
     steps[name] = step
   return steps

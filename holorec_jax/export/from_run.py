@@ -1,0 +1,140 @@
+"""A finished run -> its bundle, and the formats that lie beside it."""
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from holorec_jax import artifacts
+from holorec_jax.decode.engine import TreeEngine
+from holorec_jax.errors import UserError
+from holorec_jax.experiment import recommendation
+from holorec_jax.experiment.recommendation import Run
+from holorec_jax.export import bundle, hf_t5, programs, tensors
+from holorec_jax.quantize import quantizers
+
+
+def _write_safetensors(run: Run, folder: pathlib.Path) -> None:
+  """The tree of parameters in the search's dtype, names joined by "/"."""
+  params, _ = programs.name_leaves(run.recommender.params)
+  tensors.save(folder / "params.safetensors", params)
+
+
+def _write_hf(run: Run, folder: pathlib.Path) -> None:
+  """T5's folder; UserError where T5 cannot express the system."""
+  engine = run.recommender.engine
+  if not isinstance(engine, TreeEngine):
+    system = run.made_from["system"]
+    raise UserError(
+      f"--formats=hf: {system} is no encoder and decoder of codes"
+    )
+  dataset = run.dataset
+  hf_t5.write(
+    folder,
+    run.recommender.params,
+    engine.model.config,
+    run.recommender.catalog,
+    dataset.item_ids.tolist(),
+    _titles(run),
+    run.config.search.beam,
+  )
+
+
+# Each writes into a folder of its own; "stablehlo" is the bundle itself.
+FORMATS: dict[str, Callable[[Run, pathlib.Path], None]] = {
+  "safetensors": _write_safetensors,
+  "hf": _write_hf,
+}
+
+
+def export(
+  workdir: str | os.PathLike[str],
+  out: str | os.PathLike[str],
+  system: str = "",
+  formats: Sequence[str] = ("stablehlo",),
+  options: bundle.Options | None = None,
+) -> dict[str, Any]:
+  """Exports a system of a run at its best checkpoint.
+
+  Args:
+    workdir: of the run; the raw data need not be there any more.
+    out: the folder to write; it must not be there yet.
+    system: one of the run's; "": the headline.
+    formats: "stablehlo", which is always written, and keys of FORMATS.
+    options: of the bundle.
+
+  Returns:
+    The bundle's manifest.
+
+  Raises:
+    UserError: no finished run there, an unknown system or format, a format that
+      cannot express the model, or `out` is there.
+  """
+  unknown = set(formats) - {"stablehlo", *FORMATS}
+  if unknown:
+    raise UserError(
+      f"--formats: there is no {', '.join(sorted(unknown))}; choose among"
+      f" stablehlo, {', '.join(FORMATS)}"
+    )
+  workdir = pathlib.Path(workdir)
+  with bundle.step("run opened"):
+    run = recommendation.open_run(workdir, system)
+  dataset = run.dataset
+  contents = bundle.Contents(
+    item_ids=dataset.item_ids.tolist(),
+    titles=_titles(run),
+    histories=np.split(dataset.items, dataset.offsets[1:-1]),
+    quantizer=_quantizer(run, workdir),
+    about={
+      "system": run.made_from["system"],
+      "dataset": dataset.name,
+      "metrics": _metrics(run, workdir),
+      "vectors": run.config.section("vectors")["vectors"],
+      "made_from": run.made_from,
+    },
+    beside=[_writer(name, run) for name in FORMATS if name in formats],
+  )
+  return bundle.write(out, run.recommender, contents, options)
+
+
+def _writer(name: str, run: Run) -> Callable[[pathlib.Path], None]:
+  def write(folder: pathlib.Path) -> None:
+    with bundle.step(f"format {name}"):
+      (folder / name).mkdir()
+      FORMATS[name](run, folder / name)
+
+  return write
+
+
+def _titles(run: Run) -> list[str]:
+  none = np.full(run.dataset.num_items, "")
+  return run.dataset.item_text.get("title", none).tolist()
+
+
+def _quantizer(run: Run, workdir: pathlib.Path) -> tuple[str, Any, int] | None:
+  """Kind, quantizer and width of its vectors; None: the codes were given."""
+  if not (workdir / "sids" / "quantizer.npz").is_file():
+    return None
+  vectors_IW = np.load(workdir / "vectors" / "vectors.npy", mmap_mode="r")
+  fitted = quantizers.load(workdir / "sids")
+  return run.config.sid.quantizer, fitted, vectors_IW.shape[1]
+
+
+def _metrics(run: Run, workdir: pathlib.Path) -> dict[str, Any] | None:
+  """The system's, if the run was evaluated at this very checkpoint."""
+  path = workdir / "results.json"
+  if not path.is_file():
+    return None
+  results, system = artifacts.read_json(path), run.made_from["system"]
+  made_from = results["made_from"]
+  same = all(
+    made_from[key] == run.made_from[key] for key in ("dataset", "sids")
+  )
+  step = run.made_from["checkpoint"]["step"]
+  if not same or made_from["checkpoints"].get(system) != step:
+    return None
+  if results["headline"] != system:
+    results = results["modes"][system]
+  return {split: results[split] for split in ("test", "valid")}

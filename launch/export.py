@@ -1,0 +1,70 @@
+r"""Exports a finished run for serving: a folder that needs numpy and jax only.
+
+  python launch/export.py --workdir=RUN --out=BUNDLE
+  python launch/export.py --workdir=RUN --out=BUNDLE --system=non_thinking \
+    --buckets=1,16,64 --formats=stablehlo,safetensors,hf
+
+BUNDLE/runtime.py answers from it, launch/serve.py serves it. It is written from
+the best checkpoint, read back, and must answer as the run does; then it is
+there, whole, or not at all.
+"""
+
+import logging as python_logging
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import memory
+from absl import app, flags, logging
+
+from holorec_jax.errors import UserError
+from holorec_jax.export import bundle, from_run
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the finished run.")
+OUT = flags.DEFINE_string("out", None, "Folder to write; must not be there.")
+SYSTEM = flags.DEFINE_string("system", "", "Which system; empty: the headline.")
+BUCKETS = flags.DEFINE_list(
+  "buckets",
+  [str(size) for size in bundle.Options().buckets],
+  "Batch sizes that can be searched, ascending. Each is compiled at start.",
+)
+LIST_WIDTH = flags.DEFINE_integer(
+  "list_width",
+  bundle.Options().list_width,
+  "Most items that a request may deny or allow; seen items that are left out"
+  " count, too.",
+)
+FORMATS = flags.DEFINE_list(
+  "formats",
+  ["stablehlo"],
+  "stablehlo is the bundle and always there. Beside it, each in a folder of its"
+  " name: safetensors, the tree of parameters; hf, for transformers'"
+  " T5ForConditionalGeneration, where T5 can express the model.",
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"unknown argument {argv[1]!r}; see --help")
+  if not all(size.isdecimal() for size in BUCKETS.value):
+    raise UserError(f"--buckets={','.join(BUCKETS.value)}: give whole numbers")
+  memory.keep_freed()
+  # JAX announces every accelerator that it does not find.
+  python_logging.getLogger("jax").setLevel(python_logging.WARNING)
+  options = bundle.Options(tuple(map(int, BUCKETS.value)), LIST_WIDTH.value)
+  from_run.export(
+    str(WORKDIR.value), str(OUT.value), SYSTEM.value, FORMATS.value, options
+  )
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["workdir", "out"])
+  logging.set_verbosity(logging.INFO)
+  try:
+    app.run(main)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,66 @@
+"""What a bundle returns is what the recommender returns, of every engine."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_bundles as tiny
+
+from holorec_jax.decode.requests import Filters, make_histories
+from holorec_jax.export import bundle, programs, runtime
+
+USERS = 11
+OPTIONS = bundle.Options(buckets=(4,), list_width=16)
+
+
+def draw_lists(seed: int) -> list[list[int]]:
+  rng = np.random.default_rng(seed)
+  return [
+    rng.integers(0, tiny.ITEMS, 4 * (u % 4)).tolist() for u in range(USERS)
+  ]
+
+
+@pytest.mark.parametrize(
+  ("name", "room", "dtype"),
+  [
+    ("none", 0.5, "float32"),
+    ("s2gr", 0.0, "bfloat16"),
+    ("pause", 0.0, "float32"),
+    ("reg4rec", 0.5, "float32"),
+    ("sasrec", 0.0, "float32"),
+  ],
+)
+def test_same_items_and_scores(tmp_path, name, room, dtype):
+  recommender = tiny.make_recommender(name, room, dtype)
+  bundle.write(tmp_path / "b", recommender, tiny.make_contents(), OPTIONS)
+  # It was replayed when it was written.
+  exported = runtime.load(tmp_path / "b", replay=False)
+  histories, deny, allow = (
+    tiny.draw_histories(USERS),
+    draw_lists(1),
+    draw_lists(2),
+  )
+
+  def compare(allow, k=None):
+    # Shapes and precision are those of the golden request: nothing compiles.
+    with jax.default_matmul_precision(programs.precision(dtype)):
+      theirs = recommender.recommend(
+        make_histories(histories), Filters(False, deny, allow), k
+      )
+    item_UK, score_UK = exported.recommend(
+      histories, deny=deny, allow=allow, k=k
+    )
+    np.testing.assert_array_equal(item_UK, theirs.items_UK)
+    np.testing.assert_allclose(score_UK, theirs.scores_UK, atol=1e-5, rtol=0)
+    assert item_UK.dtype == np.int32 and score_UK.dtype == np.float32
+    return item_UK
+
+  assert (compare([None] * USERS) >= 0).all()
+  assert (
+    compare([None if u % 3 else a for u, a in enumerate(allow)]) < 0
+  ).any()
+  available_I = np.arange(tiny.ITEMS) % 4 > 0
+  for system in (recommender, exported):
+    system.set_available(available_I)
+  found = compare([None] * USERS)
+  assert available_I[found].all()
+  assert exported._search[4]._cache_size() == 1

@@ -1,0 +1,80 @@
+"""Tiny recommenders of every engine, and their bundles."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny_models as tiny
+
+from holorec_jax import sharding
+from holorec_jax.decode.engine import TreeEngine
+from holorec_jax.decode.ranking import RankingEngine
+from holorec_jax.decode.recommender import Recommender, SearchConfig
+from holorec_jax.decode.set_search import SetEngine
+from holorec_jax.decode.set_space import index_of
+from holorec_jax.export import bundle
+from holorec_jax.models.sasrec import SasRec, SasRecConfig
+from holorec_jax.models.set_generator import SetGenerator
+from holorec_jax.train.sasrec_loss import SasRecLossConfig, SasRecObjective
+from holorec_jax.train.set_loss import SetLossConfig, SetObjective
+
+ITEMS, WIDTH, BEAM, K = 40, 4, 8, 6
+CATALOG = tiny.make_catalog(ITEMS, levels=2, codes=6, distinct=False)
+DEEP = tiny.make_catalog(ITEMS, levels=3, codes=4, distinct=False)
+SETS = tiny.make_catalog(ITEMS, levels=2, codes=8)
+
+
+def draw(objective) -> dict:
+  """Parameters none of which is idle."""
+  rng = np.random.default_rng(1)
+  return jax.tree.map(
+    lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2, jnp.float32),
+    jax.eval_shape(lambda: objective.init_params(0)),
+  )
+
+
+def make_engine(name: str, room: float = 0.0):
+  """Engine, parameters and catalogue of a system."""
+  if name == "sasrec":
+    config = SasRecConfig(d_model=8, num_heads=2, layers=1, d_ff=12, dropout=0)
+    model = SasRec(config, ITEMS)
+    params = draw(SasRecObjective(model, SasRecLossConfig()))
+    return RankingEngine(model), params, CATALOG
+  if name == "reg4rec":
+    config = tiny.make_config(start="last", softmax="tree", repeat_bias=True)
+    model = SetGenerator(config, SETS.codes_IL.shape[1], SETS.num_codes)
+    params = draw(SetObjective(model, SetLossConfig(), index_of(SETS)))
+    return SetEngine(model, room), params, SETS
+  catalog = DEEP if name == "none" else CATALOG
+  softmax = "tree" if name == "none" else "level"
+  model, params = tiny.make_model(catalog, thought=name, softmax=softmax)
+  return TreeEngine(model, room), params, catalog
+
+
+def make_recommender(
+  name: str, room: float = 0.0, dtype: str = "float32"
+) -> Recommender:
+  """On one device; a bundle knows no more."""
+  engine, params, catalog = make_engine(name, room)
+  mesh = sharding.make_mesh(jax.local_devices()[:1])
+  config = SearchConfig(beam=BEAM, k=K, batch=4, room=room, dtype=dtype)
+  return Recommender(engine, params, catalog, mesh, WIDTH, config)
+
+
+def draw_histories(users: int, seed: int = 0) -> list[list[int]]:
+  """Of 1 .. 9 items; every fifth is empty."""
+  rng = np.random.default_rng(seed)
+  return [
+    rng.integers(0, ITEMS, 0 if user % 5 == 4 else 1 + user % 9).tolist()
+    for user in range(users)
+  ]
+
+
+def make_contents(**changes) -> bundle.Contents:
+  """Titles and ids that need more than ASCII, a line break among them."""
+  titles = [f"Bürste\n№ {item} 🪥" if item % 3 else "" for item in range(ITEMS)]
+  return bundle.Contents(
+    item_ids=[f"item {item}" for item in range(ITEMS)],
+    titles=titles,
+    histories=[np.array(h, np.int32) for h in draw_histories(40, seed=3)],
+    **changes,
+  )

@@ -24,10 +24,12 @@ CORE = [
   "tqdm>=4.66",
 ]
 SERVE = [
+  "httptools>=0.6",
   "prometheus-client>=0.20",
   "pydantic>=2.8",
   "starlette>=0.40",
   "uvicorn>=0.30",
+  "uvloop>=0.20; sys_platform != 'win32'",
 ]
 TEST = [
   *SERVE,

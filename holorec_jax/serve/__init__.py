@@ -1,0 +1,1 @@
+"""A bundle behind HTTP: requests of single users, searched in batches."""

@@ -1,0 +1,114 @@
+"""What goes over the wire; the OpenAPI page is made of these."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_IDS = 4096
+MAX_UNAVAILABLE = 1_000_000
+
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Ids = Annotated[list[ItemId], Field(max_length=MAX_IDS)]
+
+
+class _Request(BaseModel):
+  # A misspelt field must not pass for an absent one.
+  model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RecommendRequest(_Request):
+  """One user's history and what may be recommended."""
+
+  history: Ids = Field(
+    description="Item ids, the oldest first. The model reads as many of the"
+    " latest as it was made for. Empty: the most popular items are answered."
+  )
+  k: int | None = Field(
+    default=None,
+    ge=1,
+    description="Items wanted, at most the bundle's k (default).",
+  )
+  exclude_seen: bool = Field(
+    default=False, description="No item of the history."
+  )
+  deny: Ids = Field(default=[], description="Item ids never to return.")
+  allow: Ids | None = Field(
+    default=None,
+    description="Item ids to choose from; absent: the whole catalogue.",
+  )
+  unknown: Literal["refuse", "ignore"] = Field(
+    default="refuse",
+    description="Ids that the catalogue does not have are refused with status"
+    " 422, or left out and listed in the answer's `unknown_items`.",
+  )
+
+
+class Item(BaseModel):
+  id: str
+  title: str
+  score: float = Field(
+    description="Log-probability; log share of interactions if `from_prior`."
+  )
+
+
+class RecommendResponse(BaseModel):
+  """Items, the best first; fewer than k where the filters leave no more."""
+
+  items: list[Item]
+  from_prior: bool = Field(
+    description="There was no (known) history: these are the most popular."
+  )
+  unknown_items: list[str] = Field(
+    description="Ids that were ignored, in order of appearance."
+  )
+  bundle: str = Field(description="Version of the bundle that answered.")
+
+
+class Health(BaseModel):
+  """The process lives if it answers; whether it can recommend is `ready`."""
+
+  ready: bool
+  bundle: str | None = Field(description="Version; null before ready.")
+
+
+class SwapRequest(_Request):
+  bundle: str | None = Field(
+    default=None,
+    min_length=1,
+    max_length=4096,
+    description="Folder on the server; absent: the one it was started with.",
+  )
+
+
+class SwapResponse(BaseModel):
+  bundle: str = Field(description="Version that answers from now on.")
+  previous: str
+
+
+class AvailabilityRequest(_Request):
+  unavailable: Annotated[list[ItemId], Field(max_length=MAX_UNAVAILABLE)] = (
+    Field(description="All items that nobody may get; replaces the last list.")
+  )
+
+
+class AvailabilityResponse(BaseModel):
+  unavailable: int = Field(description="Items of the catalogue now left out.")
+  unknown_items: list[str] = Field(
+    description="Ids that this catalogue lacks; kept for the next one."
+  )
+
+
+class Problem(BaseModel):
+  """What is wrong with one field of a request."""
+
+  field: list[str | int] = Field(
+    description="Where: names of fields and positions in lists."
+  )
+  problem: str
+
+
+class Refusal(BaseModel):
+  """Body of every answer whose status is not 200."""
+
+  detail: str
+  problems: list[Problem] = Field(default=[], description="Of status 422.")

@@ -1,0 +1,175 @@
+"""The bundle that answers now, and how another takes its place.
+
+A new bundle is loaded, verified, warmed up and asked the golden request while
+the old one goes on answering. Only then does it get the requests that arrive;
+those that had arrived are answered by the old one. If anything fails nothing
+has changed.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+
+from holorec_jax.errors import UserError
+from holorec_jax.export import runtime
+from holorec_jax.serve import logs
+from holorec_jax.serve.batching import Batcher
+from holorec_jax.serve.metrics import Metrics
+from holorec_jax.serve.schemas import RecommendRequest, RecommendResponse
+from holorec_jax.serve.searching import Searcher
+
+
+@dataclasses.dataclass(frozen=True)
+class QueueConfig:
+  """How long requests wait.
+
+  Attributes:
+    batches: what may wait, in batches of the largest size.
+    deadline: seconds from arrival until a request is given up.
+  """
+
+  batches: int = 4
+  deadline: float = 5.0
+
+
+def _is_foreseen(error: Exception) -> bool:
+  return isinstance(error, runtime.BundleError | OSError)
+
+
+class NotReadyError(Exception):
+  """No bundle is loaded yet."""
+
+
+class SwapRunningError(Exception):
+  """Another bundle is being loaded at the moment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Serving:
+  searcher: Searcher
+  batcher: Batcher
+
+
+class Service:
+  """Answers requests from the bundle that was loaded last.
+
+  Attributes:
+    metrics: of everything that happens here.
+  """
+
+  def __init__(self, path: str, config: QueueConfig):
+    """Loads nothing yet; `swap` does.
+
+    Args:
+      path: folder of the bundle.
+      config: of the queue.
+    """
+    self._path = path
+    self._config = config
+    self._serving: _Serving | None = None
+    self._unavailable: frozenset[str] = frozenset()
+    self._changing = asyncio.Lock()
+    self.metrics = Metrics(self._queue_length)
+
+  @property
+  def bundle(self) -> runtime.Bundle | None:
+    """That answers; None before there is one."""
+    return self._serving.searcher.bundle if self._serving else None
+
+  @property
+  def version(self) -> str | None:
+    """Of the bundle that answers; None before there is one."""
+    return self._serving.searcher.version if self._serving else None
+
+  async def recommend(self, request: RecommendRequest) -> RecommendResponse:
+    """Raises NotReadyError, InvalidRequestError and what `Batcher.ask` does."""
+    serving = self._serving
+    if serving is None:
+      raise NotReadyError
+    question, unknown = serving.searcher.understand(request)
+    found = await serving.batcher.ask(question)
+    return serving.searcher.respond(question, found, unknown)
+
+  async def swap(self, path: str | None = None) -> tuple[str, str | None]:
+    """Answers from another bundle; no request is dropped.
+
+    Args:
+      path: of its folder; None: the one named at the start, read again.
+
+    Returns:
+      The versions of the new bundle and the old one.
+
+    Raises:
+      SwapRunningError: at once.
+      UserError: the bundle cannot be used, and why; the old one goes on.
+    """
+    path = path or self._path
+    if self._changing.locked():
+      raise SwapRunningError
+    async with self._changing:
+      old = self._serving
+      try:
+        new = await asyncio.to_thread(self._load, path)
+      except Exception as error:
+        # Whatever it is: the old bundle does answer.
+        self.metrics.swaps.labels("refused").inc()
+        log = logs.event if _is_foreseen(error) else logs.defect
+        log("bundle_refused", path=path, kept=self.version, reason=str(error))
+        raise UserError(f"{path} cannot be served: {error}") from error
+      self._serving = new
+      self.metrics.swaps.labels("done").inc()
+      self.metrics.set_bundle(new.searcher.version)
+    before = old.searcher.version if old else None
+    logs.event(
+      "bundle_loaded", path=path, bundle=new.searcher.version, previous=before
+    )
+    if old:
+      await old.batcher.drain()
+    return new.searcher.version, before
+
+  async def set_unavailable(self, ids: Sequence[str]) -> tuple[int, list[str]]:
+    """Recommends these items to nobody, after any swap either.
+
+    Returns:
+      How many items of the catalogue these are, and the ids it lacks.
+
+    Raises:
+      NotReadyError, SwapRunningError: at once.
+    """
+    if self._serving is None:
+      raise NotReadyError
+    if self._changing.locked():
+      raise SwapRunningError
+    async with self._changing:
+      self._unavailable = frozenset(ids)
+      searcher = self._serving.searcher
+      unknown = await asyncio.to_thread(
+        searcher.set_unavailable, self._unavailable
+      )
+    known = len(self._unavailable) - len(unknown)
+    logs.event("availability", unavailable=known, unknown=len(unknown))
+    return known, unknown
+
+  async def close(self) -> None:
+    """Answers what waits, then ends."""
+    if self._serving:
+      await self._serving.batcher.drain()
+
+  def _queue_length(self) -> int:
+    return len(self._serving.batcher) if self._serving else 0
+
+  def _load(self, path: str) -> _Serving:
+    """Everything that can fail or takes long."""
+    searcher = Searcher(runtime.load(path), self.metrics)
+    if self._unavailable:
+      searcher.set_unavailable(self._unavailable)
+    seconds = searcher.measure()
+    return _Serving(
+      searcher,
+      Batcher(
+        searcher.run,
+        seconds,
+        capacity=self._config.batches * max(seconds),
+        deadline=self._config.deadline,
+      ),
+    )

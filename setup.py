@@ -53,6 +53,7 @@ setuptools.setup(
   extras_require={
     "test": TEST,
     "serve": SERVE,
+    "beam": ["apache-beam>=2.77"],
     "sentence_transformers": ["sentence-transformers>=3"],
     "comparators": ["torch>=2.6", "transformers>=4.50"],
   },

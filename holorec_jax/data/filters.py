@@ -72,9 +72,7 @@ def check_read(
     )
 
 
-def tidy(
-  events: schema.Events, config: config_lib.DataConfig
-) -> schema.Events:
+def tidy(events: schema.Events, config: config_lib.DataConfig) -> schema.Events:
   """Rating threshold, order and duplicates, for all events of some users.
 
   No user's result depends on another's: what differs between executors is only
@@ -185,20 +183,18 @@ def _core(
   if not mask.any():
     raise nothing_left(
       config,
-      events.num_events,
-      _distinct(events.users),
-      _distinct(events.items),
+      f"{events.num_events} events of {_distinct(events.users)} users and "
+      f"{_distinct(events.items)} items",
     )
   return _keep(events, mask, _core_name(config))
 
 
 def nothing_left(
-  config: config_lib.DataConfig, num_events: int, num_users: int, num_items: int
+  config: config_lib.DataConfig, before: str
 ) -> errors.UserError:
-  """What to raise when no event survives the core."""
+  """What to raise when no event of those `before` survives the core."""
   return errors.UserError(
-    f"{_core_name(config)} leave nothing of {num_events} events of "
-    f"{num_users} users and {num_items} items; lower them or add data"
+    f"{_core_name(config)} leave nothing of {before}; lower them or add data"
   )
 
 

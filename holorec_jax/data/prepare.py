@@ -21,9 +21,7 @@ def prepare(config: DataConfig) -> schema.Dataset:
     UserError: unknown source, unreadable input, or nothing left to learn from.
   """
   check(config)
-  events = shards.concat(
-    [shards.read(shard) for shard in shards.split(config)]
-  )
+  events = shards.concat([shards.read(shard) for shard in shards.split(config)])
   logging.info(
     "%s: read %d events of %d users and %d items",
     config.source,

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from absl import logging
 
 from holorec_jax import artifacts, catalog, manifest
 from holorec_jax.data import prepare, readers, schema, splits
+from holorec_jax.data.config import DataConfig
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import kept_tree, published
 from holorec_jax.experiment.config import Config
@@ -67,14 +69,24 @@ def needs(
   return found
 
 
-def prepare_data(config: Config, workdir: pathlib.Path) -> None:
-  """Reads, filters and writes the canonical data set."""
+def prepare_data(
+  config: Config,
+  workdir: pathlib.Path,
+  execute: Callable[[DataConfig], schema.Dataset] = prepare.prepare,
+) -> None:
+  """Reads, filters and writes the canonical data set.
+
+  Args:
+    config: the run's.
+    workdir: where dataset/ goes.
+    execute: does the work; all executors give the same, so none is recorded.
+  """
   folder = workdir / "dataset"
   if _sealed_dataset(config, workdir):
     logging.info("dataset/ is finished")
     return
   began = time.perf_counter()
-  dataset = prepare.prepare(config.data)
+  dataset = execute(config.data)
   # A data set that cannot be split shall fail before it is written.
   splits.split_dataset(dataset, config.data.split)
   inputs = _dataset_inputs(config, workdir)

@@ -22,6 +22,9 @@ from holorec_jax.data.readers import (
   sequences,
 )
 
+# Writers of shards leave _SUCCESS and the like beside them.
+SHARDS = "[!._]*"
+
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
@@ -44,7 +47,7 @@ class Reader:
     read_events: every interaction.
     read_items: the item table, of the wanted items.
     folders: what a raw folder looks like, the first that fits; () where `path`
-      is always a file.
+      is a file of events, or a folder of such files (data/shards.py).
   """
 
   read_events: Callable[[config_lib.DataConfig], schema.Events]
@@ -117,7 +120,7 @@ def _fitting(folders: tuple[Folder, ...], path: pathlib.Path) -> Folder:
   for folder in folders:
     if path.is_file() or _inside("", path, folder.always[:1]):
       return folder
-  return Folder()
+  return Folder() if folders else Folder((SHARDS,))
 
 
 def _inside(

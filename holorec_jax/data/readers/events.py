@@ -1,8 +1,9 @@
 """Your own data: a table of events and, optionally, one of items.
 
 `path` is a CSV, TSV, Parquet or JSON-lines file with a user, an item and,
-unless `timestamp_column` is "", a time in each row; `items_path` a table of any
-of these formats with one row per item and any text columns.
+unless `timestamp_column` is "", a time in each row, or a folder of such files,
+read in the order of their names; `items_path` a table of any of these formats
+with one row per item and any text columns.
 
 Ids are text: in JSON lines and Parquet the numbers 7 and 7.0 (what pandas makes
 of 7 when other ids are missing) are both "7"; in CSV and TSV an id is what is

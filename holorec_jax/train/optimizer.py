@@ -115,22 +115,26 @@ def _muon(config: OptimConfig) -> optax.GradientTransformation:
 DIRECTIONS = {"adamw": _adamw, "adafactor": _adafactor, "muon": _muon}
 
 
-def make_optimizer(
-  config: OptimConfig, total_steps: int
-) -> optax.GradientTransformation:
-  """The gradient transformation for a run of `total_steps` updates."""
-  schedule = optax.warmup_cosine_decay_schedule(
+def make_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
+  """Learning rate by the number of updates done before."""
+  return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=config.learning_rate,
     warmup_steps=max(1, round(config.warmup_share * total_steps)),
     decay_steps=max(2, total_steps),
     end_value=config.final_share * config.learning_rate,
   )
+
+
+def make_optimizer(
+  config: OptimConfig, total_steps: int
+) -> optax.GradientTransformation:
+  """The gradient transformation for a run of `total_steps` updates."""
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.chain(
       DIRECTIONS[config.name](config),
       optax.add_decayed_weights(config.weight_decay, _decays),
-      optax.scale_by_learning_rate(schedule),
+      optax.scale_by_learning_rate(make_schedule(config, total_steps)),
     ),
   )

@@ -97,11 +97,12 @@ def make_train_step(
   average_decay: float,
   dtype: Dtype = "float32",
   accumulate: int = 1,
+  schedule: optax.Schedule | None = None,
 ) -> Any:
   """The jitted step(state, batch, codes) -> (state, metrics).
 
-  Metrics are sums over targets, but for three norms: of the gradient before
-  clipping, of the update and of the new parameters.
+  Metrics are sums over targets, but for three norms, of the gradient before
+  clipping, of the update and of the new parameters, and the learning rate.
 
   Args:
     objective: the model and its loss.
@@ -113,6 +114,7 @@ def make_train_step(
     accumulate: parts that the rows of a batch are gone through in. The mean
       runs over the targets of all parts, however many each has. (Losses that
       compare the targets of a batch with each other see a part alone.)
+    schedule: the optimizer's, for the metrics; None: they lack it.
 
   Returns:
     The step; it takes the state's memory for the new state (donation). Rows
@@ -139,6 +141,8 @@ def make_train_step(
       "update_norm": optax.tree.norm(updates),
       "parameter_norm": optax.tree.norm(params),
     }
+    if schedule is not None:
+      norms["learning_rate"] = jnp.asarray(schedule(state.step - 1))
     return state, metrics | norms
 
   whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)

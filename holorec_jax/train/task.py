@@ -17,7 +17,11 @@ from holorec_jax.precision import Dtype
 from holorec_jax.ranges import check_ranges
 from holorec_jax.train.checkpoint import Checkpointer
 from holorec_jax.train.objective import Objective
-from holorec_jax.train.optimizer import OptimConfig, make_optimizer
+from holorec_jax.train.optimizer import (
+  OptimConfig,
+  make_optimizer,
+  make_schedule,
+)
 from holorec_jax.train.progress import Progress
 from holorec_jax.train.step import (
   init_state,
@@ -151,6 +155,7 @@ class Task:
       self.optim_config.average_decay,
       self.config.dtype,
       self.optim_config.accumulate,
+      make_schedule(self.optim_config, self.total_steps),
     )
 
   def restore(

@@ -19,7 +19,7 @@ from holorec_jax import sharding
 from holorec_jax.errors import UserError
 from holorec_jax.train import loop, task
 from holorec_jax.train.checkpoint import Checkpointer
-from holorec_jax.train.optimizer import make_optimizer
+from holorec_jax.train.optimizer import make_optimizer, make_schedule
 from holorec_jax.train.preemption import Preempted
 from holorec_jax.train.reporter import Reporter
 from holorec_jax.train.seal import rank_by_metric
@@ -195,10 +195,13 @@ def test_metrics_are_means_since_the_last_line(straight):
   assert [line["step"] for line in trained] == list(range(2, 21, 2))
   validated = [line["step"] for line in lines if loop.METRIC in line]
   assert validated == [4, 8, 12, 16, 20]
+  rate = make_schedule(OPTIM, 20)
   for line in trained:
     assert 1 < line["train/loss"] < 5
     assert 0 <= line["train/accuracy/level_0"] <= 1
     assert line["speed/targets_per_second"] > 0
+    rates = [rate(line["step"] - 2), rate(line["step"] - 1)]
+    assert line["train/learning_rate"] == pytest.approx(np.mean(rates))
   assert trained[-1]["train/loss"] < trained[0]["train/loss"]
 
 

@@ -118,6 +118,7 @@ while :; do
   say "status $status: starting again in $pause s"
   sleep $pause &
   child=$!
+  [[ -z $stopped ]] || stop
   await
   child=
   [[ -z $stopped ]] || exit $preempted

@@ -10,22 +10,31 @@ from holorec_jax.errors import UserError
 from holorec_jax.experiment.config import Config
 
 
-def random_catalog(items: int, config: Config) -> Catalog:
-  """Distinct random codes of the nested quantizer's levels and granularities.
+def random_catalog(
+  items: int, config: Config, distinct: bool = True
+) -> Catalog:
+  """Random codes of the nested quantizer's levels and granularities.
+
+  Args:
+    items: of the catalogue.
+    config: of a run.
+    distinct: no two items have the same.
 
   Raises:
-    UserError: its codes do not tell so many items apart.
+    UserError: distinct codes do not tell so many items apart.
   """
   nested = config.sid.nested
   rng = np.random.default_rng(0)
   space = nested.codes**nested.levels
-  if space < items:
+  if not distinct:
+    string_I = rng.integers(0, space, items)
+  elif space < items:
     raise UserError(
       f"{nested.levels} levels of {nested.codes} codes (config.sid.nested) tell"
       f" only {space} items apart, not {items}: ask for fewer items, or more"
       " codes"
     )
-  if space < 16 * items:
+  elif space < 16 * items:
     string_I = rng.permutation(space)[:items]
   else:
     drawn_X = np.unique(rng.integers(0, space, items + items // 8 + 8))

@@ -85,7 +85,7 @@ class Trainee:
   """A network in training: its state goes through everybody's steps."""
 
   def __init__(self, config: Config, items: int, mesh: jax.sharding.Mesh):
-    self.catalog = random_catalog(items, config)
+    self.catalog = random_catalog(items, config, distinct=False)
     system = make_system(config, self.catalog, config.systems[0])
     if system.generator is None:
       raise UserError(

@@ -42,7 +42,7 @@ SETS = dataclasses.replace(
 def one_device(monkeypatch):
   """Other tests have eight."""
   mesh = sharding.make_mesh(jax.devices()[:1])
-  monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+  monkeypatch.setattr(sharding, "make_mesh", lambda *_, **__: mesh)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ PLAIN = dataclasses.replace(
 def lighter(monkeypatch):
   """One device, no report: other tests have eight devices, and read it."""
   mesh = sharding.make_mesh(jax.devices()[:1])
-  monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+  monkeypatch.setattr(sharding, "make_mesh", lambda *_, **__: mesh)
   monkeypatch.setattr(report, "render", lambda contents: "")
   monkeypatch.setattr(evaluation, "_examples", lambda *args: [])
 

@@ -273,7 +273,7 @@ def over_levels(
   """
   if not unroll or not depths:
     carry = jax.tree.map(jnp.asarray, carry)
-    return jax.lax.scan(step, carry, jnp.asarray(depths))
+    return jax.lax.scan(step, carry, jnp.arange(depths.start, depths.stop))
   kept = []
   for depth in depths:
     carry, of_depth = step(carry, depth)

@@ -263,7 +263,7 @@ def over_levels(
   Args:
     step: (carry, depth) -> (carry, what is kept of the depth).
     carry: before the first step.
-    depths: to go through.
+    depths: to go through; at least one.
     unroll: one program per level instead of a loop. The carry may then grow,
       and holds Python numbers where it began with some. It pays on CPU, where
       a loop copies all that it carries each time around.
@@ -271,9 +271,9 @@ def over_levels(
   Returns:
     The last carry, and what was kept, stacked.
   """
-  if not unroll or not depths:
+  if not unroll:
     carry = jax.tree.map(jnp.asarray, carry)
-    return jax.lax.scan(step, carry, jnp.arange(depths.start, depths.stop))
+    return jax.lax.scan(step, carry, jnp.asarray(depths))
   kept = []
   for depth in depths:
     carry, of_depth = step(carry, depth)

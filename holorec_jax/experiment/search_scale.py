@@ -70,7 +70,9 @@ def _search_all_codes(start, level, model, beam: int):
     return (reorder(state, parent_BM), score_BM, next_BM), (parent_BM, next_BM)
 
   carry, last = (state, score_BM, code_BM), model.num_levels - 1
-  carry, kept = over_levels(inner, carry, range(1, last), unrolls())
+  kept = ()
+  if last > 1:
+    carry, kept = over_levels(inner, carry, range(1, last), unrolls())
   _, logits_BMV = level(carry[0], last, carry[2])
   return expand(carry[1], logits_BMV), kept
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.extend import backend
 from jax.sharding import Mesh, NamedSharding
 
 from holorec_jax import sharding
@@ -96,7 +97,7 @@ class Plan:
 
 def simulate(devices: int) -> None:
   """Makes this process see so many CPU devices, whatever it saw before."""
-  jax.extend.backend.clear_backends()
+  backend.clear_backends()
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", devices)
 

@@ -57,5 +57,9 @@ def get_config(variant: str = "thinking") -> ConfigDict:
   config.train.dtype = "bfloat16"
   config.train.epochs = 1
   config.train.evaluate_every = 1
+  # One validation, at the end: a run that is killed needs more to go on from.
+  config.train.checkpoint_every = 500
+  config.train.keep_every = 10_000
+  config.search.batch = 1024
   config.baselines = False
   return systems.choose(config, variant)

@@ -32,4 +32,5 @@ def get_config(variant: str = "thinking") -> ConfigDict:
   config.train.epochs = 8
   config.train.evaluate_every = 4
   config.train.valid_users = 500
+  config.search.batch = 64
   return config

@@ -75,7 +75,10 @@ def train(
     profile: first and last step to trace; None: none is.
   """
   data = processes.after_first(lambda: preparation.load_data(config, workdir))
-  built, sids_content = preparation.load_catalog(config, workdir, data)
+  # The first may have a large tree to keep, which the others then map.
+  built, sids_content = processes.after_first(
+    lambda: preparation.load_catalog(config, workdir, data)
+  )
   for name in config.systems:
     folder = system_folder(config, workdir, name)
     made_from = _made_from(config, data, sids_content, name)

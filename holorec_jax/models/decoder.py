@@ -30,8 +30,8 @@ class Context:
   """What all branches of a user share; computed once per user.
 
   Attributes:
-    layers: per decoder layer, context keys and values (B, H, C, K); of a stack
-      (Y, B, H, C, K).
+    layers: per decoder layer, the context's keys (B, H, K, C) and values
+      (B, H, C, K); of a stack with the layers' axis Y ahead.
     bias_BHNC: cross-attention bias: visibility and distance; N may be 1.
     start_BND: first decoder input of every branch; N may be 1.
     repeats: what the repeat bias needs; None without it.

@@ -20,9 +20,10 @@ class KeyValues(NamedTuple):
   """Projected keys and values.
 
   Attributes:
-    key: (B, H, C, K) for a shared context, (B, N, H, K) for a slot of a cache
-      (N = 1 where all branches share the slot).
-    value: the same shape.
+    key: (B, H, K, C) for a shared context, (B, N, H, K) for a slot of a cache
+      (N = 1 where all branches share the slot). Grouped attention has layouts
+      of its own.
+    value: (B, H, C, K) for a shared context; as the key for a slot.
   """
 
   key: jax.Array
@@ -43,7 +44,7 @@ def attend(
 ) -> jax.Array:
   """Attention of N queries to a context that they share -> (B, N, H, K)."""
   logits_BHNC = jnp.einsum(
-    "bhnk,bhck->bhnc",
+    "bhnk,bhkc->bhnc",
     jnp.swapaxes(query_BNHK, 1, 2),
     context.key,
     preferred_element_type=jnp.float32,
@@ -102,12 +103,13 @@ class Attention(nn.Module):
     )
 
   def context_keys_values(self, x_BCD: jax.Array) -> KeyValues:
-    """(B, C, D) -> shared keys and values (B, H, C, K).
+    """(B, C, D) -> shared keys (B, H, K, C) and values (B, H, C, K).
 
-    Heads go first once, so that no step transposes the context again.
+    As the products read them, so that no step transposes the context again.
     """
-    return jax.tree.map(
-      lambda x_BCHK: jnp.swapaxes(x_BCHK, 1, 2), self.own_keys_values(x_BCD)
+    key_BCHK, value_BCHK = self.own_keys_values(x_BCD)
+    return KeyValues(
+      jnp.moveaxis(key_BCHK, 1, -1), jnp.swapaxes(value_BCHK, 1, 2)
     )
 
   def merge(self, mixed_BNHK: jax.Array) -> jax.Array:

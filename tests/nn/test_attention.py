@@ -31,7 +31,8 @@ def test_attend_shares_the_context_among_queries():
     normal(2, B, H, C, K),
   )
   bias_BHNC = normal(3, B, H, N, C)
-  mixed = attend(query_BNHK, KeyValues(key_BHCK, value_BHCK), bias_BHNC)
+  key_BHKC = np.swapaxes(key_BHCK, 2, 3)
+  mixed = attend(query_BNHK, KeyValues(key_BHKC, value_BHCK), bias_BHNC)
   for b, n, h in np.ndindex(B, N, H):
     weights_C = softmax(
       key_BHCK[b, h] @ query_BNHK[b, n, h] + bias_BHNC[b, h, n]
@@ -64,7 +65,7 @@ def test_masked_keys_weigh_exactly_nothing():
   """Not almost: a future item's gradient must be zero, bit for bit."""
   query, key, value = (
     normal(0, 1, 1, 1, K) * 30,
-    normal(1, 1, 1, C, K) * 30,
+    normal(1, 1, 1, K, C) * 30,
     normal(2, 1, 1, C, K),
   )
   bias = mask_to_bias(np.arange(C) < 2)[None, None, None]
@@ -91,5 +92,6 @@ def test_attention_projects_to_heads_and_back():
   np.testing.assert_array_equal(heads, x_BND.reshape(B, N, H, K))
   assert np.array_equal(call(Attention.own_keys_values, x_BND).value, heads)
   shared = call(Attention.context_keys_values, x_BND)
-  assert np.array_equal(shared.key, np.swapaxes(heads, 1, 2))
+  assert np.array_equal(shared.key, np.moveaxis(heads, 1, 3))
+  assert np.array_equal(shared.value, np.swapaxes(heads, 1, 2))
   np.testing.assert_array_equal(call(Attention.merge, heads), x_BND)

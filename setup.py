@@ -39,6 +39,7 @@ TEST = [
   "pytest-xdist>=3.6",
   "ruff>=0.8",
   "schemathesis>=4",
+  "selenium>=4.20",
 ]
 
 setuptools.setup(
@@ -48,7 +49,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["holorec_jax", "holorec_jax.*"]),
-  package_data={"holorec_jax": ["evaluate/templates/*"]},
+  package_data={"holorec_jax": ["evaluate/templates/*", "explore/page/*"]},
   install_requires=CORE,
   extras_require={
     "test": TEST,

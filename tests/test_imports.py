@@ -33,6 +33,7 @@ LAYERS = (
   ("experiment",),
   ("export",),
   ("serve",),
+  ("explore",),
 )
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # What has to run where there is no JAX: preparation and index building.

@@ -6,6 +6,7 @@ Drawn without pyplot, so nothing global changes and no display is needed.
 import base64
 import dataclasses
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,9 @@ _STYLE = {
   "axes.edgecolor": "#888888",
   "axes.grid": True,
   "axes.labelcolor": "#333333",
-  "axes.prop_cycle": rcsetup.cycler("color", COLOURS),
+  # Beyond six curves the colours come again, dashed.
+  "axes.prop_cycle": rcsetup.cycler("linestyle", ("-", "--", ":"))
+  * rcsetup.cycler("color", COLOURS),
   "axes.spines.right": False,
   "axes.spines.top": False,
   "font.size": 9.5,
@@ -67,12 +70,30 @@ def _axes(
     sheet = figure.Figure(figsize=size, layout="constrained")
     plane = sheet.add_subplot()
     yield plane
-    if len(plane.get_legend_handles_labels()[1]) > 1:
-      sheet.legend(loc="outside upper left", ncols=3)
+    labels = plane.get_legend_handles_labels()[1]
+    if len(labels) > 1:
+      # Inches: a line and its space, and a letter of the legend.
+      column = 0.6 + 0.07 * max(map(len, labels))
+      ncols = max(1, min(4, int(size[0] / column)))
+      sheet.legend(loc="outside upper left", ncols=ncols)
     buffer = io.BytesIO()
     sheet.savefig(buffer, format="svg", metadata={"Date": None})
   text = base64.b64encode(buffer.getvalue()).decode()
   images.append(Plot(title, f"data:image/svg+xml;base64,{text}", alt))
+
+
+# Panel -> what the names of its curves begin with, behind "train/" or "valid/".
+_PANELS = {
+  "Loss": "loss",
+  "Accuracy of each code, the ones before given": "accuracy/level",
+  "Accuracy of whole prefixes": "accuracy/prefix",
+  "Accuracy of thoughts": "accuracy/thought",
+  "Accuracy of the clusters thought of": "accuracy/cluster",
+  "Accuracy of each step": "accuracy/step",
+  "Accuracy of each codebook": "accuracy/codebook",
+  "Recall while training": "recall@",
+  "NDCG while training": "ndcg@",
+}
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
@@ -81,19 +102,15 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
   Args:
     rows: {"step": .., name: value or None, ..}, in order of steps.
   """
-  names = sorted({name for row in rows for name in row} - {"step"})
-  panels = {
-    "Loss": [name for name in names if "loss" in name],
-    "Accuracy of codes": [name for name in names if "acc" in name],
-    "Recall and NDCG while training": [name for name in names if "@" in name],
-  }
+  names = sorted({name for row in rows for name in row} - {"step"}, key=_order)
   images: list[Plot] = []
-  for title, chosen in panels.items():
-    curves = {name: _curve(rows, name) for name in chosen}
+  for title, start in _PANELS.items():
+    chosen = [n for n in names if _bare(n).startswith(start)]
+    curves = {_words(name): _curve(rows, name) for name in chosen}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
       continue
-    alt = f"{title} by step. " + " ".join(
+    alt = f"{title}, by step. " + " ".join(
       f"{name}: from {c[0, 1]:.4g} at step {c[0, 0]:.0f} to {c[-1, 1]:.4g} at "
       f"step {c[-1, 0]:.0f}."
       for name, c in curves.items()
@@ -106,6 +123,21 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
       if len(curves) == 1:
         plane.set_ylabel(next(iter(curves)))
   return images
+
+
+def _bare(name: str) -> str:
+  return re.sub("^(train|valid)/", "", name)
+
+
+def _words(name: str) -> str:
+  """ "level 1" of "train/accuracy/level_0", as levels are counted elsewhere."""
+  text = re.sub("^accuracy/", "", _bare(name))
+  return re.sub(r"_(\d+)\b", lambda level: f" {int(level[1]) + 1}", text)
+
+
+def _order(name: str) -> list[str]:
+  """Sorts by name, numbers by size."""
+  return [part.zfill(4) for part in re.split(r"(\d+)", name)]
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:

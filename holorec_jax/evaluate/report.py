@@ -10,6 +10,7 @@ import numpy as np
 
 from holorec_jax.evaluate import metrics, plots, results, slices
 
+_STAGES = ("prepare_data", "fit_sids", "train", "evaluate")
 _SLICES = {
   "history_length": ("By length of the history", "events in the history"),
   "target_frequency": (
@@ -28,7 +29,7 @@ class Contents:
     facts: what was run, in the order shown: {"Data": .., "Model": .., "Date":
       .., "Commit": .., "Seed": .., "Machine": ..}.
     config: dotted field -> value, the resolved configuration.
-    results: results.json.
+    results: results.json; its `made_from` is not needed.
     curves: rows of metrics.jsonl.
     health: health.json.
     sids_IRL: codes before any handling of collisions.
@@ -69,11 +70,17 @@ def render(contents: Contents) -> str:
     "label": results.label,
     "metric": metrics.title,
     "score": lambda value: _minus(f"{value:.2f}"),
+    "share": share,
   }
   return environment.get_template("report.html.jinja").render(
     contents=contents,
     results=tree,
     summary=summarise(tree),
+    stages={
+      stage.replace("_", " "): tree["seconds"][stage]
+      for stage in _STAGES
+      if stage in tree["seconds"]
+    },
     tables=[_table(tree, protocol) for protocol in results.PROTOCOLS],
     columns=results.TABLE_COLUMNS,
     curves=plots.learning_curves(contents.curves),
@@ -176,6 +183,11 @@ def decimal(value: float, sign: bool = False) -> str:
   """Four digits without the zero before the point: ".0648", "−.0012"."""
   text = f"{value:+.4f}" if sign else f"{value:.4f}"
   return _minus(text.replace("0.", ".", 1) if abs(value) < 1 else text)
+
+
+def share(value: float) -> str:
+  """Whole per cents: "49%", "<1%"."""
+  return "<1%" if 0 < value < 0.005 else f"{100 * value:.0f}%"
 
 
 def duration(seconds: float) -> str:

@@ -94,7 +94,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     },
     "search_ms_per_user": search_ms,
   }
-  _write_report(config, workdir, built, tree, accuracy, shown)
+  _write_report(config, workdir, data, built, tree, accuracy, shown)
   ranks = results.flat_ranks(systems, floors, rows, built.codes_IL)
   with artifacts.atomic_file(ranks_path) as file:
     np.savez_compressed(file, **ranks)  # type: ignore[arg-type]
@@ -164,6 +164,7 @@ def _examples(
 def _write_report(
   config: Config,
   workdir: pathlib.Path,
+  data: Data,
   built: Catalog,
   tree: dict[str, Any],
   accuracy: dict[str, list[float]],
@@ -175,8 +176,12 @@ def _write_report(
     report.Contents(
       title=f"{config.systems[0]} on {config.data.name or config.data.source}",
       facts={
-        "Data": f"{counts['test']} test users, {counts['items']} items,"
-        f" split {config.data.split.method}",
+        "Data": f"{data.dataset.name}: {data.dataset.num_users:,} users,"
+        f" {counts['items']:,} items, {data.dataset.num_events:,} events;"
+        f" split {config.data.split.method}, {counts['test']:,} test users",
+        "Vectors": ", ".join(config.vectors.sources),
+        "Codes": f"{config.sids_path or config.sid.quantizer},"
+        f" {built.codes_IL.shape[1]} levels of {built.num_codes}",
         "Systems": ", ".join(config.systems),
         "Date": datetime.date.today().isoformat(),
         "Commit": commit(),

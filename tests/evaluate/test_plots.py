@@ -33,8 +33,23 @@ def test_learning_curves_sort_by_kind_and_skip_what_is_missing():
   rows[3]["valid/ndcg@10"] = 0.25
   loss, valid = plots.learning_curves(rows)
   assert "loss: from 9 at step 0 to 6 at step 3" in loss.alt
-  assert "valid/ndcg@10: from 0.25" in valid.alt
+  assert "ndcg@10: from 0.25" in valid.alt
   assert plots.learning_curves([{"step": 0, "lr": 0.1}]) == []
+
+
+def test_curves_are_named_as_the_rest_of_the_report_does():
+  row = {
+    "train/accuracy/level_0": 0.5,
+    "train/accuracy/level_9 (plain)": 0.25,
+    "train/accuracy/thought_1": 0.125,
+    "valid/recall@20": 0.3,
+    "valid/recall@5": 0.1,
+  }
+  levels, thoughts, recall = plots.learning_curves([{"step": 7} | row])
+  assert "level 1: from 0.5" in levels.alt
+  assert "level 10 (plain): from 0.25" in levels.alt
+  assert "thought 2: from 0.125" in thoughts.alt
+  assert recall.alt.index("recall@5") < recall.alt.index("recall@20")
 
 
 def test_long_curves_are_averaged_without_bias():

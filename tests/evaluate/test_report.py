@@ -10,7 +10,7 @@ from holorec_jax.evaluate import report
 
 LINK = {
   "level": 1,
-  "thought": [("shampoo, argan", 0.62), ("hair dye", 0.2)],
+  "thought": [("shampoo, argan", 0.62), ("hair dye", 0.002)],
   "code": 37,
   "name": "dry shampoo",
 }
@@ -30,8 +30,24 @@ def contents(build, health) -> report.Contents:
   return report.Contents(
     title="HoloRec on tiny",
     facts={"Data": "tiny", "Commit": "abc1234", "Seed": "0"},
-    config={"train.steps": 10},
-    results=build(),
+    config={
+      "train.steps": 10,
+      "search.k": 20,
+      "search.beam": 30,
+      "search.batch": 64,
+    },
+    results=build(
+      seconds={
+        "train/thinking": 83.0,
+        "train/non_thinking": 42.0,
+        "evaluate": 9.0,
+        "train": 125.0,
+      }
+    )
+    | {
+      "parameters": {"thinking": 1234567, "non_thinking": 99},
+      "search_ms_per_user": {"thinking": 4.256, "non_thinking": 2.5},
+    },
     curves=[{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}],
     health=health,
     sids_IRL=np.zeros((6, 2, 2), np.int32),
@@ -74,7 +90,11 @@ def test_holds_what_it_must(contents):
     "HoloRec on tiny",
     "abc1234",
     "Items of the history left out",
-    "train 2.5 s",
+    "train 2 min 05 s, evaluate 9.0 s",
+    "1,234,567",
+    "1 min 23 s",
+    "4.26 ms",
+    "beam 30, users in batches of\n64",
     "train.steps = 10",
     "--config=configs/tiny.py",
     "Teacher-forced accuracy",
@@ -83,6 +103,8 @@ def test_holds_what_it_must(contents):
     "✓ hit",
     "shampoo, argan",
     "62%",
+    "&lt;1%",
+    "Level 2:",
     "dry shampoo",
     "−1.25",
   ):
@@ -112,6 +134,12 @@ def test_parts_that_a_run_lacks_are_left_out(contents):
   text = report.render(less)
   page = Page(text)
   assert "training" not in page.ids and "examples" not in page.ids
+
+
+def test_a_run_without_times_of_its_training(contents):
+  tree = dict(contents.results) | {"seconds": {}}
+  text = report.render(dataclasses.replace(contents, results=tree))
+  assert "<dt>Time</dt>" not in text and "<td>–</td>" in text
 
 
 def test_summary_compares_with_the_strongest_baseline(build):

@@ -1,0 +1,1 @@
+"""A page that shows one run to the people beside it: launch/explore.py."""

@@ -37,6 +37,19 @@ LIST_WIDTH = flags.DEFINE_integer(
   "Most items that a request may deny or allow; seen items that are left out"
   " count, too.",
 )
+ROOM = flags.DEFINE_float(
+  "room",
+  from_run.ROOM,
+  "Share by which item deltas (launch/add_items.py) may let the catalogue"
+  " grow.",
+)
+TEXT_DTYPE = flags.DEFINE_enum(
+  "text_dtype",
+  "float32",
+  ["float32", "float16"],
+  "Of what encodes new items' texts. float16 halves it, and gives some of a"
+  " thousand new items another code than the run does.",
+)
 FORMATS = flags.DEFINE_list(
   "formats",
   ["stablehlo"],
@@ -54,9 +67,16 @@ def main(argv: list[str]) -> None:
   memory.keep_freed()
   # JAX announces every accelerator that it does not find.
   python_logging.getLogger("jax").setLevel(python_logging.WARNING)
-  options = bundle.Options(tuple(map(int, BUCKETS.value)), LIST_WIDTH.value)
+  options = bundle.Options(
+    tuple(map(int, BUCKETS.value)), LIST_WIDTH.value, TEXT_DTYPE.value
+  )
   from_run.export(
-    str(WORKDIR.value), str(OUT.value), SYSTEM.value, FORMATS.value, options
+    str(WORKDIR.value),
+    str(OUT.value),
+    SYSTEM.value,
+    FORMATS.value,
+    options,
+    ROOM.value,
   )
 
 

@@ -31,6 +31,12 @@ from holorec_jax.serve.service import QueueConfig
 BUNDLE = flags.DEFINE_string(
   "bundle", None, "Folder written by launch/export.py.", required=True
 )
+DELTAS = flags.DEFINE_list(
+  "deltas",
+  [],
+  "Folders of item deltas (launch/add_items.py) to apply to the bundle, in"
+  " order.",
+)
 HOST = flags.DEFINE_string(
   "host", "127.0.0.1", "Address to listen on; 0.0.0.0 is the whole network."
 )
@@ -69,10 +75,12 @@ def main(argv: list[str]) -> None:
   if COMPILE_CACHE.value:
     server.keep_compiled(COMPILE_CACHE.value)
   if SELF_CHECK.value:
-    self_check.check(BUNDLE.value)
+    self_check.check(BUNDLE.value, deltas=DELTAS.value)
     return
   queue = QueueConfig(QUEUE.value, DEADLINE.value)
-  server.serve(BUNDLE.value, HOST.value, PORT.value, _token(), queue)
+  server.serve(
+    BUNDLE.value, HOST.value, PORT.value, _token(), queue, DELTAS.value
+  )
 
 
 def _token() -> str | None:

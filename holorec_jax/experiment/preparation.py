@@ -23,7 +23,7 @@ from holorec_jax.errors import UserError
 from holorec_jax.experiment import kept_tree, published
 from holorec_jax.experiment.config import Config
 from holorec_jax.quantize import collisions, health, quantizers
-from holorec_jax.vectors import assemble
+from holorec_jax.vectors import assemble, encode
 
 SCHEMA = 2
 SIDS_SECTIONS = ("sid", "sids_path")
@@ -144,6 +144,7 @@ def _seal(
   sections: tuple[str, ...],
   inputs: dict[str, str],
   stage: str,
+  content: str | None = None,
 ) -> None:
   manifest.write_manifest(
     folder,
@@ -151,6 +152,7 @@ def _seal(
     schema=SCHEMA,
     config=config.section(*sections),
     inputs=inputs,
+    content=content,
   )
 
 
@@ -220,10 +222,14 @@ def _vectors(config: Config, workdir: pathlib.Path, data: Data) -> np.ndarray:
       path=config.beside_data(config.vectors.path),
       ids_path=config.beside_data(config.vectors.ids_path),
     )
-    vectors_ID = assemble.build_vectors(data.dataset, data.split, located)
+    vectors_ID, cold = assemble.fit_vectors(data.dataset, data.split, located)
     with artifacts.atomic_folder(folder) as partial:
       np.save(partial / "vectors.npy", vectors_ID)
-      _seal(config, partial, ("vectors",), inputs, "fit_sids")
+      # What follows hangs on the vectors alone, so that an encoder can join
+      # those of an older run.
+      content = artifacts.hash_json(artifacts.hash_files(partial))
+      encode.save(partial, cold)
+      _seal(config, partial, ("vectors",), inputs, "fit_sids", content)
   return np.load(folder / "vectors.npy")
 
 

@@ -6,10 +6,12 @@
   weights.safetensors     parameters, in the dtype of the run's search
   catalogue.safetensors   codes, index, popularity
   quantizer.safetensors   what codes of new items are made with
+  encoder.safetensors     what their vectors are made with, and encoder.json.gz
+                          (`vectors.cold_items`)
   items.jsonl.gz          [id, title] of each item, a line each
   golden.json             requests and their answers
-  runtime.py              the reader, with rows.py and sealed.py beside it; they
-                          need numpy, jax and flatbuffers
+  runtime.py              the reader, with READERS beside it; they need numpy,
+                          jax and flatbuffers
 
 Batches have fixed sizes, since a program for any size is compiled anew for each
 one it meets. Availability and the requests' lists are inside the programs, so
@@ -35,11 +37,11 @@ import numpy as np
 from absl import logging
 
 from holorec_jax import artifacts
-from holorec_jax.decode import prior
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.errors import UserError
 from holorec_jax.export import (
   encoder,
+  folders,
   golden,
   programs,
   runtime,
@@ -47,9 +49,22 @@ from holorec_jax.export import (
   tensors,
 )
 from holorec_jax.export.programs import Parts
+from holorec_jax.vectors import cold_items
 
 HERE = pathlib.Path(__file__).parent
-READERS = ("runtime.py", "rows.py", "sealed.py")
+# Files that stand alone, here and in a bundle.
+READERS = {
+  path.name: path
+  for path in (
+    HERE / "runtime.py",
+    HERE / "rows.py",
+    HERE / "sealed.py",
+    HERE / "changes.py",
+    HERE / "coding.py",
+    pathlib.Path(cold_items.__file__),
+  )
+}
+TEXT = "text/components_FD"
 # Lists up to the first are searched in batches, those up to the second singly.
 LIST_WIDTHS = (64, 512)
 VERSIONS = ("holorec_jax", "jax", "jaxlib", "numpy")
@@ -68,10 +83,13 @@ class Options:
   Attributes:
     buckets: batch sizes that can be searched.
     list_width: most entries of a request's deny or allow list.
+    text_dtype: of the text encoder's matrix. In half the size, float16, some of
+      a thousand new items get another code than the run gives them.
   """
 
   buckets: tuple[int, ...] = (1, 8, 32, 128)
   list_width: int = LIST_WIDTHS[1]
+  text_dtype: str = "float32"
 
   def __post_init__(self):
     wrong = not self.buckets or min(self.buckets) < 1
@@ -79,6 +97,10 @@ class Options:
       raise UserError(
         f"--buckets={','.join(map(str, self.buckets))}: give ascending sizes of"
         " batches, such as 1,8,32,128"
+      )
+    if self.text_dtype not in ("float32", "float16"):
+      raise UserError(
+        f"--text_dtype={self.text_dtype}: give float32 or float16"
       )
     if not 1 <= self.list_width <= 4096:
       raise UserError(f"--list_width={self.list_width}: give 1..4096 entries")
@@ -99,6 +121,7 @@ class Contents:
     histories: of users, oldest first; the golden request is made of some.
     quantizer: kind, fitted quantizer and width of its vectors; None: the codes
       were given.
+    cold: makes vectors of new items' texts; None: nothing does.
     about: further entries of the manifest, as JSON.
     beside: writers of further files, which are given the folder.
   """
@@ -107,6 +130,7 @@ class Contents:
   titles: Sequence[str]
   histories: Sequence[np.ndarray]
   quantizer: tuple[str, Any, int] | None = None
+  cold: cold_items.ColdItems | None = None
   about: dict[str, Any] = dataclasses.field(default_factory=dict)
   beside: Sequence[Callable[[pathlib.Path], None]] = ()
 
@@ -139,8 +163,11 @@ def write(
     (partial / "programs").mkdir()
     _write_arrays(partial, parts, recommender)
     convention = _write_programs(partial, parts, options)
-    about = {"quantizer": _write_quantizer(partial, contents)}
-    _write_items(partial, contents)
+    about = {
+      "quantizer": _write_quantizer(partial, contents),
+      "encoder": _write_encoder(partial, contents, options),
+    }
+    folders.write_items(partial, contents.item_ids, contents.titles)
     with step("golden request"):
       request = golden.make(
         recommender, contents.histories, options.narrow_list, parts.dtype
@@ -148,18 +175,16 @@ def write(
       artifacts.write_json(partial / sealed.GOLDEN, request)
     for writer in contents.beside:
       writer(partial)
-    for reader in READERS:
-      shutil.copyfile(HERE / reader, partial / reader)
+    for name, source in READERS.items():
+      shutil.copyfile(source, partial / name)
     manifest = _describe(parts, options) | about | contents.about
-    manifest["calling_convention"] = convention
-    manifest["files"] = _list_files(partial)
-    manifest["content"] = sealed.seal(manifest)
-    text = sealed.manifest_text(manifest)
-    artifacts.write_text(partial / sealed.MANIFEST, text)
+    manifest = folders.seal(
+      partial, manifest | {"calling_convention": convention}
+    )
     with step("read back and replayed"):
       _check(partial)
-    _sync(partial)
-  _sync_folder(out.parent)
+    folders.sync(partial)
+  folders.sync_entry(out.parent)
   _report_size(out, manifest)
   return manifest
 
@@ -179,8 +204,9 @@ def _write_arrays(
   catalogue: dict[str, Any] = {}
   for name, array in parts.arrays.items():
     (weights if name.startswith("params/") else catalogue)[name] = array
-  catalogue["prior/score_I"] = prior.score_items(recommender.catalog)
-  catalogue["prior/active_I"] = recommender.catalog.active_I
+  catalog = recommender.catalog
+  catalogue["prior/weight_I"] = catalog.counts_I + catalog.smoothing
+  catalogue["prior/active_I"] = catalog.active_I
   tensors.save(folder / sealed.WEIGHTS, weights)
   tensors.save(folder / sealed.CATALOGUE, catalogue)
 
@@ -226,13 +252,20 @@ def _write_quantizer(
   return about
 
 
-def _write_items(folder: pathlib.Path, contents: Contents) -> None:
-  lines = [
-    json.dumps([str(id_), str(title)], ensure_ascii=False)
-    for id_, title in zip(contents.item_ids, contents.titles, strict=True)
-  ]
-  text = "\n".join([*lines, ""]).encode()
-  (folder / sealed.ITEMS).write_bytes(gzip.compress(text, mtime=0))
+def _write_encoder(
+  folder: pathlib.Path, contents: Contents, options: Options
+) -> dict[str, Any] | None:
+  """Writes what makes vectors of texts; returns what the manifest says."""
+  cold = contents.cold
+  if cold is None:
+    return None
+  arrays = dict(cold.arrays)
+  if TEXT in arrays:
+    arrays[TEXT] = arrays[TEXT].astype(options.text_dtype)
+  tensors.save(folder / sealed.ENCODER, arrays)
+  text = json.dumps(cold.about, ensure_ascii=False).encode()
+  (folder / sealed.TOKENS).write_bytes(gzip.compress(text, mtime=0))
+  return {"columns": cold.about.get("columns", []), "given": cold.given}
 
 
 def _describe(parts: Parts, options: Options) -> dict[str, Any]:
@@ -245,6 +278,7 @@ def _describe(parts: Parts, options: Options) -> dict[str, Any]:
     "platforms": list(programs.PLATFORMS),
     "shapes": {
       "items": parts.num_items,
+      "capacity": parts.capacity,
       "max_history": parts.max_history,
       "buckets": list(options.buckets),
       "list_width": options.list_width,
@@ -252,17 +286,11 @@ def _describe(parts: Parts, options: Options) -> dict[str, Any]:
       "beam": parts.beam,
       "k": parts.k,
     },
+    "catalogue": parts.catalogue,
     "padding": {"history": -1, "lists": -1, "item": -1, "score": "-inf"},
     "scores": SCORES,
     "dtype": parts.dtype,
     "tolerance": TOLERANCE[parts.dtype],
-  }
-
-
-def _list_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-  return {
-    name: {"bytes": (folder / name).stat().st_size, "sha256": sha256}
-    for name, sha256 in artifacts.hash_files(folder).items()
   }
 
 
@@ -273,25 +301,6 @@ def _check(folder: pathlib.Path) -> None:
     raise UserError(
       f"the bundle does not do what the run does, and was not kept: {error}"
     ) from error
-
-
-def _sync(folder: pathlib.Path) -> None:
-  """Has the disk hold all of a folder before it takes its name."""
-  for path in folder.rglob("*"):
-    if path.is_file():
-      with open(path, "rb") as file:
-        os.fsync(file.fileno())
-    else:
-      _sync_folder(path)
-  _sync_folder(folder)
-
-
-def _sync_folder(path: pathlib.Path) -> None:
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
 
 
 def _report_size(out: pathlib.Path, manifest: dict[str, Any]) -> None:
@@ -305,10 +314,15 @@ def _report_size(out: pathlib.Path, manifest: dict[str, Any]) -> None:
     sizes.get(name, 0)
     for name in (sealed.WEIGHTS, sealed.CATALOGUE, sealed.QUANTIZER)
   )
+  texts = sizes.get(sealed.ENCODER, 0) + sizes.get(sealed.TOKENS, 0)
+  whole = sum(sizes.values())
   logging.info(
-    "%s: %.2f MB, %.2f times its weights and tree (%.2f MB)",
+    "%s: %.2f MB, of which %.2f MB encode new items' texts; without them %.2f"
+    " times its weights and tree (%.2f MB), with them %.2f times",
     out,
-    sum(sizes.values()) / 1e6,
-    sum(sizes.values()) / needed,
+    whole / 1e6,
+    texts / 1e6,
+    (whole - texts) / needed,
     needed / 1e6,
+    whole / needed,
   )

@@ -1,19 +1,27 @@
 """A finished run -> its bundle, and the formats that lie beside it."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from holorec_jax import artifacts
+from holorec_jax import artifacts, sharding
 from holorec_jax.decode.engine import TreeEngine
+from holorec_jax.decode.recommender import Recommender
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import recommendation
 from holorec_jax.experiment.recommendation import Run
 from holorec_jax.export import bundle, hf_t5, programs, tensors
 from holorec_jax.quantize import quantizers
+from holorec_jax.vectors import encode
+from holorec_jax.vectors.cold_items import ColdItems
+
+# New items that a bundle takes without another export, as a share of its items.
+ROOM = 0.1
 
 
 def _write_safetensors(run: Run, folder: pathlib.Path) -> None:
@@ -55,6 +63,7 @@ def export(
   system: str = "",
   formats: Sequence[str] = ("stablehlo",),
   options: bundle.Options | None = None,
+  room: float = ROOM,
 ) -> dict[str, Any]:
   """Exports a system of a run at its best checkpoint.
 
@@ -64,6 +73,8 @@ def export(
     system: one of the run's; "": the headline.
     formats: "stablehlo", which is always written, and keys of FORMATS.
     options: of the bundle.
+    room: share by which item deltas may make the catalogue grow; of
+      config.search.room the larger counts.
 
   Returns:
     The bundle's manifest.
@@ -78,6 +89,8 @@ def export(
       f"--formats: there is no {', '.join(sorted(unknown))}; choose among"
       f" stablehlo, {', '.join(FORMATS)}"
     )
+  if not 0 <= room <= 10:
+    raise UserError(f"--room={room}: give a share of the items, 0 to 10")
   workdir = pathlib.Path(workdir)
   with bundle.step("run opened"):
     run = recommendation.open_run(workdir, system)
@@ -87,16 +100,23 @@ def export(
     titles=_titles(run),
     histories=np.split(dataset.items, dataset.offsets[1:-1]),
     quantizer=_quantizer(run, workdir),
+    cold=_encoder(run, workdir),
     about={
       "system": run.made_from["system"],
       "dataset": dataset.name,
       "metrics": _metrics(run, workdir),
       "vectors": run.config.section("vectors")["vectors"],
       "made_from": run.made_from,
+      "item_table": {
+        "item_column": run.config.data.item_column,
+        "title_column": run.config.data.title_column,
+        "categories_column": run.config.data.categories_column,
+      },
     },
     beside=[_writer(name, run) for name in FORMATS if name in formats],
   )
-  return bundle.write(out, run.recommender, contents, options)
+  recommender = _with_room(run.recommender, room)
+  return bundle.write(out, recommender, contents, options)
 
 
 def _writer(name: str, run: Run) -> Callable[[pathlib.Path], None]:
@@ -120,6 +140,39 @@ def _quantizer(run: Run, workdir: pathlib.Path) -> tuple[str, Any, int] | None:
   vectors_IW = np.load(workdir / "vectors" / "vectors.npy", mmap_mode="r")
   fitted = quantizers.load(workdir / "sids")
   return run.config.sid.quantizer, fitted, vectors_IW.shape[1]
+
+
+def _encoder(run: Run, workdir: pathlib.Path) -> ColdItems | None:
+  """What makes vectors of new items; None: the bundle can take none."""
+  catalog, engine = run.recommender.catalog, run.recommender.engine
+  levels_alike = catalog.codes_IL.shape[1] == catalog.sids_IRL.shape[2]
+  quantizer = workdir / "sids" / "quantizer.npz"
+  grows = isinstance(engine, TreeEngine) and levels_alike
+  if not grows or not quantizer.is_file():
+    return None
+  if not (workdir / "vectors" / encode.ABOUT).is_file():
+    logging.warning(
+      "%s was made by an older release and has no text encoder, and so has the"
+      " bundle; launch/add_items.py --workdir says how to get one",
+      workdir,
+    )
+    return None
+  return encode.load(workdir)
+
+
+def _with_room(recommender: Recommender, room: float) -> Recommender:
+  """The same with longer arrays, where its index can grow in a bundle."""
+  engine, config = recommender.engine, recommender.config
+  if not isinstance(engine, TreeEngine) or room <= config.room:
+    return recommender
+  return Recommender(
+    TreeEngine(engine.model, room),
+    recommender.params,
+    recommender.catalog,
+    sharding.make_mesh(),
+    recommender.max_history,
+    dataclasses.replace(config, room=room),
+  )
 
 
 def _metrics(run: Run, workdir: pathlib.Path) -> dict[str, Any] | None:

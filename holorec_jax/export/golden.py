@@ -38,7 +38,7 @@ def make(
     histories, deny and allow as `Bundle.recommend` takes them, and the items
     and scores found, without what is behind a list's end.
   """
-  chosen = [history for history in histories if len(set(history)) <= width]
+  chosen = [h for h in histories if 0 < len(set(map(int, h))) <= width]
   step = max(1, len(chosen) // CANDIDATES)
   asked = [list(map(int, h)) for h in chosen[::step][:CANDIDATES]] + [[]]
   num_items = recommender.catalog.num_items

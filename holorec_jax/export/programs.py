@@ -16,6 +16,8 @@ import numpy as np
 
 from holorec_jax.decode.filters import Lists
 from holorec_jax.decode.recommender import Recommender
+from holorec_jax.decode.search_tree import SearchTree
+from holorec_jax.decode.set_space import Lattice
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -31,6 +33,9 @@ class Parts:
     liveness: (arrays, available_I) -> live.
     max_history: T.
     num_items: I.
+    capacity: items that the arrays have room for; a bool for each is what
+      liveness takes.
+    catalogue: JSON, what `changes` needs to know of the index.
     beam, k: of the search.
     dtype: of its computation.
   """
@@ -40,6 +45,8 @@ class Parts:
   liveness: Callable
   max_history: int
   num_items: int
+  capacity: int
+  catalogue: dict[str, Any]
   beam: int
   k: int
   dtype: str
@@ -54,11 +61,12 @@ def take_apart(recommender: Recommender) -> Parts:
   )
   run = engine.make_search(config.beam, config.k)
   num_items = recommender.catalog.num_items
+  capacity = num_items if codes is None else len(codes.fine_IL)
 
   def live_tree(arrays: dict, available_I: Any) -> dict:
     return {"live": engine.live(form(arrays)["index"], available_I)}
 
-  shapes = jax.eval_shape(live_tree, arrays, _spec(bool, num_items))
+  shapes = jax.eval_shape(live_tree, arrays, _spec(bool, capacity))
   _, live_form = name_leaves(shapes)
 
   def liveness(arrays: dict, available_I: jax.Array) -> dict:
@@ -82,10 +90,31 @@ def take_apart(recommender: Recommender) -> Parts:
     liveness=liveness,
     max_history=recommender.max_history,
     num_items=num_items,
+    capacity=capacity,
+    catalogue=_describe_index(recommender),
     beam=config.beam,
     k=config.k,
     dtype=config.dtype,
   )
+
+
+def _describe_index(recommender: Recommender) -> dict[str, Any]:
+  """What the manifest says of the catalogue."""
+  catalog, index = recommender.catalog, recommender.placed[1]
+  about = {"smoothing": catalog.smoothing, "num_codes": catalog.num_codes}
+  if isinstance(index, Lattice):
+    return about | {"kind": "sets of codes"}
+  if not isinstance(index, SearchTree):
+    return about | {"kind": "items"}
+  engine: Any = recommender.engine
+  return about | {
+    "kind": "tree",
+    "dense_groups": index.dense_groups,
+    "fanout": list(index.fanout),
+    "largest_leaf": index.largest_leaf,
+    # Then scores hang on which codes some item has.
+    "over_tree": engine.model.config.softmax == "tree",
+  }
 
 
 def name_leaves(tree: Any) -> tuple[dict[str, Any], Callable[[dict], Any]]:
@@ -108,7 +137,7 @@ def _spec(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
 def export_liveness(parts: Parts) -> jax.export.Exported:
   """The program that turns availability into what searches read of it."""
   return _export(
-    parts, parts.liveness, parts.arrays, _spec(bool, parts.num_items)
+    parts, parts.liveness, parts.arrays, _spec(bool, parts.capacity)
   )
 
 
@@ -120,7 +149,7 @@ def export_search(parts: Parts, bucket: int, width: int) -> jax.export.Exported:
     bucket: rows of the batch.
     width: of deny and allow lists.
   """
-  available = _spec(bool, parts.num_items)
+  available = _spec(bool, parts.capacity)
   return _export(
     parts,
     parts.search,

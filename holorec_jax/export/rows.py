@@ -4,7 +4,7 @@ This file stands alone beside `runtime.py`, here and in every bundle; it imports
 the standard library and numpy. Shape suffixes are those of `runtime`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -114,3 +114,40 @@ def pad_rows(array: np.ndarray, size: int) -> np.ndarray:
   width = ((0, size - len(array)),) + ((0, 0),) * (array.ndim - 1)
   empty = False if array.dtype == bool else -1
   return np.pad(array, width, constant_values=empty)
+
+
+def batches(
+  users: np.ndarray, buckets: Sequence[int]
+) -> Iterator[tuple[np.ndarray, int]]:
+  """Users in full largest buckets, the rest in the smallest that takes it."""
+  for start in range(0, len(users), buckets[-1]):
+    part = users[start : start + buckets[-1]]
+    yield part, next(size for size in buckets if size >= len(part))
+
+
+def choose(order: np.ndarray, rows: Rows, user: int, most: int) -> np.ndarray:
+  """The items that a user's lists leave of an order, of its first if of any."""
+  if rows.restricted_B[user]:
+    order = order[np.isin(order, rows.allow_BX[user])]
+  else:
+    order = order[:most]
+  return order[~np.isin(order, rows.deny_BX[user])]
+
+
+def check_rows(form: Form, buckets: Sequence[int], rows: Rows) -> None:
+  """RequestError unless these are arguments of a search that was compiled."""
+  size, last = len(rows.item_BT), form.items - 1
+  if size not in buckets:
+    raise RequestError(f"{size} rows; the buckets are {buckets}")
+  blank = make_rows(form, [[]] * size)
+  for name, array, like in zip(Rows._fields, rows, blank):
+    if array.shape != like.shape or array.dtype != like.dtype:
+      raise RequestError(
+        f"{name} is {array.dtype} of shape {array.shape}; expected"
+        f" {like.dtype} of {like.shape}"
+      )
+    if like.ndim == 2 and not -1 <= array.min() <= array.max() <= last:
+      raise RequestError(
+        f"{name} holds {array.min()} or {array.max()}; expected -1 or one of"
+        f" the items 0..{last}"
+      )

@@ -1,8 +1,8 @@
 """Reads an exported bundle and answers from it, without the model code.
 
-This file, with `sealed.py` and `rows.py` beside it, stands alone: it imports
-the standard library, numpy and jax (whose `jax.export` needs the package
-flatbuffers), and copies lie in every bundle. With its folder on the path:
+This file, with five others beside it, stands alone: it imports the standard
+library, numpy and jax (whose `jax.export` needs the package flatbuffers), and
+copies lie in every bundle. With its folder on the path:
 
   import runtime
   bundle = runtime.load("BUNDLE")
@@ -18,13 +18,13 @@ N new items with vectors of width W, R granularities of L codes.
 `bundle.py` of holorec_jax.export says what the folder holds.
 """
 
-import functools
+import contextlib
+import copy
 import importlib.util
-import json
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -32,9 +32,16 @@ import jax
 import numpy as np
 
 
-def _load_sibling(name: str) -> ModuleType:
-  """A file beside this one, wherever that is and whatever else is there."""
+def _load_sibling(name: str, home: str = "export") -> ModuleType:
+  """A file beside this one, wherever that is and whatever else is there.
+
+  Args:
+    name: the file's, without its suffix.
+    home: where in the package it lies.
+  """
   path = pathlib.Path(__file__).resolve().with_name(f"{name}.py")
+  if not path.is_file():
+    path = path.parent.with_name(home) / path.name
   spec = importlib.util.spec_from_file_location(f"bundle_{name}", path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
@@ -44,11 +51,23 @@ def _load_sibling(name: str) -> ModuleType:
 
 sealed = _load_sibling("sealed")
 rows_lib = _load_sibling("rows")
+changes = _load_sibling("changes")
+coding = _load_sibling("coding")
+cold_items = _load_sibling("cold_items", "vectors")
 BundleError, RequestError = sealed.BundleError, rows_lib.RequestError
 Rows = rows_lib.Rows
 MANIFEST, GOLDEN = sealed.MANIFEST, sealed.GOLDEN
 ITEMS, WEIGHTS = sealed.ITEMS, sealed.WEIGHTS
 seal, manifest_text = sealed.seal, sealed.manifest_text
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+  """Turns errors about new items into those of a request."""
+  try:
+    yield
+  except cold_items.ItemError as error:
+    raise RequestError(str(error)) from None
 
 
 class _Offer(NamedTuple):
@@ -74,7 +93,14 @@ def load(
   """
   # Where a link leads may change while what was loaded is in use.
   path = pathlib.Path(path).resolve()
-  bundle = Bundle(path, sealed.read_folder(path, verify))
+  manifest = sealed.read_folder(path, verify)
+  if "shapes" not in manifest:
+    raise BundleError(
+      f"is no bundle but an {manifest.get('kind', 'unknown folder')}",
+      path,
+      "apply it to one (Bundle.apply_delta)",
+    )
+  bundle = Bundle(path, manifest)
   if replay:
     bundle.replay()
   return bundle
@@ -85,13 +111,14 @@ class Bundle:
 
   Attributes:
     path: its folder.
-    manifest: what it is and was made from.
+    manifest: what it is and was made from; `deltas` names those in it.
     item_ids: external id of each item.
     titles: of each item; "" where it has none.
     row_of: external id -> item.
     buckets: batch sizes that can be searched, ascending.
     max_history: T, items of a history that are read.
     list_width: X, most entries of a request's deny or allow list.
+    catalogue: its items as arrays (`changes.Catalogue`).
     k: items returned.
     beam: that the search keeps; it is compiled in.
   """
@@ -105,16 +132,8 @@ class Bundle:
     self.list_width: int = shapes["list_width"]
     self.k: int = shapes["k"]
     self.beam: int = shapes["beam"]
-    pairs = sealed.read_items(path)
-    self.item_ids: list[str] = [item for item, _ in pairs]
-    self.titles: list[str] = [title for _, title in pairs]
-    self.row_of = {item: row for row, item in enumerate(self.item_ids)}
-    self._form = rows_lib.Form(len(pairs), self.max_history, self.list_width)
-    arrays = sealed.read_tensors(path / sealed.WEIGHTS)
-    arrays |= sealed.read_tensors(path / sealed.CATALOGUE)
-    self._prior_I = arrays.pop("prior/score_I")
-    self._active_I = arrays.pop("prior/active_I")
-    self._arrays = jax.device_put(arrays)
+    self._coder = coding.Coder(path, manifest, sealed, cold_items)
+    self._weights = jax.device_put(sealed.read_tensors(path / sealed.WEIGHTS))
     self._liveness = self._program(sealed.LIVENESS)
     self._search = {
       bucket: self._program(sealed.search_program(bucket))
@@ -125,8 +144,32 @@ class Bundle:
     self._search_wide = self._search[self.buckets[0]]
     if self._narrow < self.list_width:
       self._search_wide = self._program(sealed.WIDE)
+    pairs = sealed.read_items(path)
+    arrays = sealed.read_tensors(path / sealed.CATALOGUE)
+    self._adopt(
+      changes.Catalogue(
+        [item for item, _ in pairs],
+        [title for _, title in pairs],
+        {item: row for row, (item, _) in enumerate(pairs)},
+        arrays.pop("prior/weight_I"),
+        arrays.pop("prior/active_I"),
+        arrays,
+      )
+    )
+    self._exported = self.catalogue
+
+  def _adopt(self, catalogue: Any) -> None:
+    """Answers from a catalogue, all of whose items are available."""
     self._lock = threading.Lock()
-    self.set_available(np.ones(len(self.item_ids), bool))
+    self.catalogue = catalogue
+    self.item_ids: list[str] = catalogue.item_ids
+    self.titles: list[str] = catalogue.titles
+    self.row_of: dict[str, int] = catalogue.row_of
+    items = len(self.item_ids)
+    self._form = rows_lib.Form(items, self.max_history, self.list_width)
+    self._prior_I = changes.log_shares(catalogue)
+    self._arrays = self._weights | jax.device_put(catalogue.arrays)
+    self.set_available(np.ones(items, bool))
 
   def set_available(self, available_I: np.ndarray) -> None:
     """Returns only these items from now on; nothing is compiled again.
@@ -140,10 +183,11 @@ class Bundle:
         f"availability is {available_I.dtype} of shape {available_I.shape};"
         f" expected one bool for each of the {len(self.item_ids)} items"
       )
+    allowed_I = available_I & self.catalogue.active_I
+    room = self.manifest["shapes"]["capacity"] - len(allowed_I)
     with self._lock:
-      live = self._liveness(self._arrays, available_I)
+      live = self._liveness(self._arrays, np.pad(allowed_I, (0, room)))
       order = np.argsort(-self._prior_I, kind="stable")
-      allowed_I = available_I & self._active_I
       self._offer = _Offer(live, order[allowed_I[order]])
 
   def warm_up(self) -> None:
@@ -178,7 +222,7 @@ class Bundle:
       RequestError: other shapes or dtypes, or an item that is none.
     """
     rows, offer = Rows(item_BT, deny_BX, allow_BX, restricted_B), self._offer
-    self._check(rows)
+    rows_lib.check_rows(self._form, self.buckets, rows)
     X = self._narrow
     narrow = rows._replace(deny_BX=deny_BX[:, :X], allow_BX=allow_BX[:, :X])
     item_BK, score_BK = self._run(self._search[len(item_BT)], narrow, offer)
@@ -236,10 +280,14 @@ class Bundle:
     score_UK = np.full((len(histories), k), -np.inf, np.float32)
     empty_U = (rows.item_BT < 0).all(axis=1)
     for user in np.flatnonzero(empty_U).tolist():
-      best = self._most_popular(rows, user, offer.prior_order)[:k]
+      # No more than these can be returned or denied.
+      most = self.k + self.list_width
+      best = rows_lib.choose(offer.prior_order, rows, user, most)[:k]
       item_UK[user, : len(best)] = best
       score_UK[user, : len(best)] = self._prior_I[best]
-    for users, bucket in self._batches(np.flatnonzero(~empty_U)):
+    for users, bucket in rows_lib.batches(
+      np.flatnonzero(~empty_U), self.buckets
+    ):
       padded = Rows(
         *(rows_lib.pad_rows(array[users], bucket) for array in rows)
       )
@@ -250,8 +298,7 @@ class Bundle:
 
   def replay(self) -> None:
     """Answers the golden request; BundleError unless as when exported."""
-    where = self.path / sealed.GOLDEN
-    golden = json.loads(where.read_text("utf-8"))
+    golden = sealed.read_golden(self.path)
     item_UK, score_UK = self.recommend(
       golden["histories"], deny=golden["deny"], allow=golden["allow"]
     )
@@ -265,11 +312,39 @@ class Bundle:
       raise BundleError(
         f"does not come true: request {user} gets the items {found} with scores"
         f" {own_K.tolist()}, not {items} with {scores}",
-        where,
+        self.path / sealed.GOLDEN,
         f"this jax {jax.__version__} on {jax.default_backend()} computes"
         f" something else than jax {self.manifest['versions']['jax']} did"
         " where it was exported; serve another bundle, or export it again",
       )
+
+  def codes_of(
+    self,
+    items: Sequence[Mapping[str, str]],
+    given: Mapping[str, np.ndarray] | None = None,
+  ) -> np.ndarray:
+    """Codes (N, R, L) int32 of new items, from their texts.
+
+    Args:
+      items: of each, column of the item table -> text; what is not there is
+        empty. manifest["encoder"] says which columns the run has read.
+      given: rows of the sources that are no text, where the run has such ones
+        (manifest["encoder"]["given"]: name -> width).
+
+    Raises:
+      RequestError: an unknown column, rows that are missing or of another
+        shape, or the bundle has no encoder or no quantizer.
+    """
+    return self.encode(self.vectors_of(items, given))
+
+  def vectors_of(
+    self,
+    items: Sequence[Mapping[str, str]],
+    given: Mapping[str, np.ndarray] | None = None,
+  ) -> np.ndarray:
+    """Vectors (N, W) float32 of new items; arguments as of `codes_of`."""
+    with _explained():
+      return self._coder.vectors(items, given)
 
   def encode(self, vectors_NW: np.ndarray) -> np.ndarray:
     """Codes (N, R, L) int32 of items by the run's frozen quantizer.
@@ -281,73 +356,45 @@ class Bundle:
       RequestError: vectors of another width or with NaN, or the run's codes
         were given to it and nothing can quantize.
     """
-    about = self.manifest["quantizer"]
-    if about is None:
-      raise RequestError(
-        "this bundle has no quantizer, since its run's codes were given to it:"
-        " new items need codes from where those came from"
-      )
-    vectors_NW = np.asarray(vectors_NW, np.float32)
-    finite = np.isfinite(vectors_NW).all()
-    if vectors_NW.shape[1:] != (about["width"],) or not finite:
-      raise RequestError(
-        f"item vectors of shape {vectors_NW.shape}; expected finite ones of"
-        f" (items, {about['width']})"
-      )
-    rows = about["rows"]
-    codes = [np.zeros((0, *about["codes"]), np.int32)]
-    for start in range(0, len(vectors_NW), rows):
-      part = vectors_NW[start : start + rows]
-      padded = np.pad(part, ((0, rows - len(part)), (0, 0)))
-      found = self._encode(self._quantizer, padded)
-      codes.append(np.asarray(found)[: len(part)])
-    return np.concatenate(codes)
+    with _explained():
+      return self._coder.codes(vectors_NW)
 
-  @functools.cached_property
-  def _encode(self) -> Callable:
-    return self._program(sealed.ENCODE)
+  def apply_delta(self, path: str | os.PathLike[str]) -> "Bundle":
+    """This bundle with the items of a delta; nothing is compiled again.
 
-  @functools.cached_property
-  def _quantizer(self) -> dict[str, jax.Array]:
-    return jax.device_put(sealed.read_tensors(self.path / sealed.QUANTIZER))
+    Args:
+      path: the delta's folder, such as launch/add_items.py writes.
+
+    Returns:
+      Another bundle, which shares programs and weights with this one and has
+      every item available. This one goes on as it was.
+
+    Raises:
+      BundleError: no delta of this bundle's codes, damaged, there is no room
+        for it, or what the golden request found is not found any more.
+    """
+    own = self.manifest.get("made_from", {}).get("sids")
+    delta, name = changes.read(pathlib.Path(path).resolve(), sealed, own)
+    try:
+      return self.change(delta, name)
+    except changes.ChangeError as error:
+      what = f"cannot be applied, since {error.what}"
+      raise BundleError(what, path, error.mend) from None
+
+  def change(self, delta: Any, name: str) -> "Bundle":
+    """As `apply_delta`, of a `changes.Delta` that has a name."""
+    other = copy.copy(self)
+    deltas = [*self.manifest.get("deltas", []), name]
+    other.manifest = self.manifest | {"deltas": deltas}
+    other.manifest["content"] = seal(other.manifest)
+    form = self.manifest["catalogue"]
+    other._adopt(changes.change(self.catalogue, delta, form))
+    changes.replay(self._exported, other, sealed.read_golden(self.path))
+    return other
 
   def _program(self, name: str) -> Callable:
     return sealed.read_program(self.path, self.manifest, name)
 
-  def _batches(self, users: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Users in full largest buckets, the rest in the smallest that takes it."""
-    largest = self.buckets[-1]
-    for start in range(0, len(users), largest):
-      part = users[start : start + largest]
-      yield part, next(size for size in self.buckets if size >= len(part))
-
-  def _most_popular(self, rows: Any, user: int, order: np.ndarray):
-    """Items without a history, best first."""
-    if rows.restricted_B[user]:
-      order = order[np.isin(order, rows.allow_BX[user])]
-    else:
-      # No more can be returned or denied.
-      order = order[: self.k + self.list_width]
-    return order[~np.isin(order, rows.deny_BX[user])]
-
   def _blank(self, bucket: int) -> Any:
     """Arguments of a search that asks for nothing."""
     return rows_lib.make_rows(self._form, [[]] * bucket)
-
-  def _check(self, rows: Any) -> None:
-    """RequestError unless these are arguments of a compiled search."""
-    bucket = len(rows.item_BT)
-    if bucket not in self.buckets:
-      raise RequestError(f"{bucket} rows; the buckets are {self.buckets}")
-    last = len(self.item_ids) - 1
-    for name, array, like in zip(Rows._fields, rows, self._blank(bucket)):
-      if array.shape != like.shape or array.dtype != like.dtype:
-        raise RequestError(
-          f"{name} is {array.dtype} of shape {array.shape}; expected"
-          f" {like.dtype} of {like.shape}"
-        )
-      if like.ndim == 2 and not -1 <= array.min() <= array.max() <= last:
-        raise RequestError(
-          f"{name} holds {array.min()} or {array.max()}; expected -1 or one of"
-          f" the items 0..{last}"
-        )

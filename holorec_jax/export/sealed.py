@@ -16,10 +16,11 @@ import jax
 import jax.export
 import numpy as np
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 WEIGHTS, CATALOGUE = "weights.safetensors", "catalogue.safetensors"
 QUANTIZER = "quantizer.safetensors"
+ENCODER, TOKENS = "encoder.safetensors", "encoder.json.gz"
 ITEMS, GOLDEN = "items.jsonl.gz", "golden.json"
 LIVENESS, ENCODE = "programs/liveness.bin.gz", "programs/encode.bin.gz"
 WIDE = "programs/search_wide.bin.gz"
@@ -77,6 +78,11 @@ def read_items(path: pathlib.Path) -> list[tuple[str, str]]:
   """Id and title of each item."""
   with gzip.open(path / ITEMS, "rt", encoding="utf-8") as file:
     return [tuple(json.loads(line)) for line in file]
+
+
+def read_golden(path: pathlib.Path) -> dict[str, Any]:
+  """The golden request and its answers."""
+  return json.loads((path / GOLDEN).read_text("utf-8"))
 
 
 def read_program(

@@ -19,6 +19,7 @@ from holorec_jax.serve.openapi import Endpoint
 from holorec_jax.serve.schemas import (
   AvailabilityRequest,
   AvailabilityResponse,
+  DeltaRequest,
   Health,
   Problem,
   RecommendRequest,
@@ -132,9 +133,22 @@ def _changing(service: Service) -> list[Endpoint]:
     if service.version is None:
       raise NotReadyError
     try:
-      bundle, previous = await service.swap(request.bundle)
+      bundle, previous = await service.swap(request.bundle, request.deltas)
     except UserError as error:
       raise InvalidRequestError([(("bundle",), str(error))]) from error
+    return SwapResponse(bundle=bundle, previous=str(previous))
+
+  async def apply_delta(request: DeltaRequest) -> SwapResponse:
+    """Lets items join the present bundle's catalogue, or leave it.
+
+    What the golden request found, and what is new, must be found then; if
+    anything fails all stays as it is, and status 422 says why. A later swap
+    applies the deltas that it names.
+    """
+    try:
+      bundle, previous = await service.apply_delta(request.delta)
+    except UserError as error:
+      raise InvalidRequestError([(("delta",), str(error))]) from error
     return SwapResponse(bundle=bundle, previous=str(previous))
 
   async def set_unavailable(
@@ -148,6 +162,15 @@ def _changing(service: Service) -> list[Endpoint]:
   return [
     Endpoint(
       "POST", "/admin/swap", swap, SwapRequest, SwapResponse, refusals, True
+    ),
+    Endpoint(
+      "POST",
+      "/admin/delta",
+      apply_delta,
+      DeltaRequest,
+      SwapResponse,
+      refusals,
+      True,
     ),
     Endpoint(
       "POST",

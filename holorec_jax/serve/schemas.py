@@ -8,6 +8,8 @@ MAX_IDS = 4096
 MAX_UNAVAILABLE = 1_000_000
 
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Path = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Paths = Annotated[list[Path], Field(max_length=64)]
 Ids = Annotated[list[ItemId], Field(max_length=MAX_IDS)]
 
 
@@ -72,11 +74,21 @@ class Health(BaseModel):
 
 
 class SwapRequest(_Request):
-  bundle: str | None = Field(
+  bundle: Path | None = Field(
     default=None,
-    min_length=1,
-    max_length=4096,
-    description="Folder on the server; absent: the one it was started with.",
+    description="Folder on the server; absent: the one it was started with,"
+    " with the item deltas it was started with.",
+  )
+  deltas: Paths = Field(
+    default=[],
+    description="Folders of item deltas to apply to it (then), in order.",
+  )
+
+
+class DeltaRequest(_Request):
+  delta: Path = Field(
+    description="Folder of an item delta on the server, for the bundle that"
+    " answers now."
   )
 
 

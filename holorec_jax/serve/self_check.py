@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -13,18 +13,26 @@ from holorec_jax.serve.app import make_app
 from holorec_jax.serve.service import QueueConfig, Service
 
 
-def check(path: str, say: Callable[[str], None] = print) -> None:
+def check(
+  path: str,
+  say: Callable[[str], None] = print,
+  deltas: Sequence[str] = (),
+) -> None:
   """Loads a bundle, compiles it and asks it, without opening a port.
+
+  Args:
+    path: its folder.
+    say: what is done with each line.
+    deltas: folders of item deltas for the bundle, in order.
 
   Raises:
     UserError: something does not work; the message says what.
   """
-  asyncio.run(_check(path, say))
+  asyncio.run(_check(Service(path, QueueConfig(), deltas), say))
 
 
-async def _check(path: str, say: Callable[[str], None]) -> None:
+async def _check(service: Service, say: Callable[[str], None]) -> None:
   began = time.perf_counter()
-  service = Service(path, QueueConfig())
   version, _ = await service.swap()
   seconds = time.perf_counter() - began
   say(f"ok  files, golden request and warm-up of {version} ({seconds:.1f} s)")

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import time
+from collections.abc import Sequence
 
 import jax
 import uvicorn
@@ -23,7 +24,12 @@ _DRAIN = 30
 
 
 def serve(
-  path: str, host: str, port: int, token: str | None, queue: QueueConfig
+  path: str,
+  host: str,
+  port: int,
+  token: str | None,
+  queue: QueueConfig,
+  deltas: Sequence[str] = (),
 ) -> None:
   """Serves a bundle until SIGTERM or SIGINT; answers what has arrived first.
 
@@ -36,6 +42,7 @@ def serve(
     port: to listen on; 0: any free one, which the log names.
     token: what callers have to bear, if anything.
     queue: how long requests wait.
+    deltas: folders of item deltas for the bundle, in order.
 
   Raises:
     UserError: the port cannot be opened, or the bundle not be used.
@@ -44,7 +51,7 @@ def serve(
   address = ipaddress.ip_address(listener.getsockname()[0])
   if token is None and not address.is_loopback:
     logs.event("open_to_all", logging.WARNING, host=host)
-  service = Service(path, queue)
+  service = Service(path, queue, deltas)
   config = configure(make_app(service, token))
   with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
     runner.run(_serve(service, uvicorn.Server(config), listener))

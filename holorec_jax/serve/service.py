@@ -3,12 +3,13 @@
 A new bundle is loaded, verified, warmed up and asked the golden request while
 the old one goes on answering. Only then does it get the requests that arrive;
 those that had arrived are answered by the old one. If anything fails nothing
-has changed.
+has changed. An item delta makes such a new bundle of the present one.
 """
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from holorec_jax.errors import UserError
 from holorec_jax.export import runtime
@@ -48,6 +49,7 @@ class SwapRunningError(Exception):
 class _Serving:
   searcher: Searcher
   batcher: Batcher
+  seconds: dict[int, float]
 
 
 class Service:
@@ -57,14 +59,18 @@ class Service:
     metrics: of everything that happens here.
   """
 
-  def __init__(self, path: str, config: QueueConfig):
+  def __init__(
+    self, path: str, config: QueueConfig, deltas: Sequence[str] = ()
+  ):
     """Loads nothing yet; `swap` does.
 
     Args:
       path: folder of the bundle.
       config: of the queue.
+      deltas: folders of item deltas for it, in order.
     """
     self._path = path
+    self._deltas = tuple(deltas)
     self._config = config
     self._serving: _Serving | None = None
     self._unavailable: frozenset[str] = frozenset()
@@ -90,11 +96,15 @@ class Service:
     found = await serving.batcher.ask(question)
     return serving.searcher.respond(question, found, unknown)
 
-  async def swap(self, path: str | None = None) -> tuple[str, str | None]:
+  async def swap(
+    self, path: str | None = None, deltas: Sequence[str] = ()
+  ) -> tuple[str, str | None]:
     """Answers from another bundle; no request is dropped.
 
     Args:
-      path: of its folder; None: the one named at the start, read again.
+      path: of its folder; None: the one named at the start, read again with
+        the deltas named there.
+      deltas: folders of further item deltas, in order.
 
     Returns:
       The versions of the new bundle and the old one.
@@ -103,13 +113,32 @@ class Service:
       SwapRunningError: at once.
       UserError: the bundle cannot be used, and why; the old one goes on.
     """
-    path = path or self._path
+    if path is None:
+      path, deltas = self._path, (*self._deltas, *deltas)
+    return await self._replace(
+      path, lambda: self._load(path, deltas), deltas=list(deltas)
+    )
+
+  async def apply_delta(self, path: str) -> tuple[str, str | None]:
+    """Answers from the present bundle with an item delta; otherwise as `swap`.
+
+    Raises:
+      NotReadyError: no bundle is loaded yet.
+    """
+    if self._serving is None:
+      raise NotReadyError
+    return await self._replace(path, lambda: self._load_delta(path))
+
+  async def _replace(
+    self, path: str, load: Callable[[], "_Serving"], **noted: Any
+  ) -> tuple[str, str | None]:
+    """Serves what is loaded from a path, or goes on as before."""
     if self._changing.locked():
       raise SwapRunningError
     async with self._changing:
       old = self._serving
       try:
-        new = await asyncio.to_thread(self._load, path)
+        new = await asyncio.to_thread(load)
       except Exception as error:
         # Whatever it is: the old bundle does answer.
         self.metrics.swaps.labels("refused").inc()
@@ -120,12 +149,13 @@ class Service:
       self.metrics.swaps.labels("done").inc()
       self.metrics.set_bundle(new.searcher.version)
     before = old.searcher.version if old else None
+    version = new.searcher.version
     logs.event(
-      "bundle_loaded", path=path, bundle=new.searcher.version, previous=before
+      "bundle_loaded", path=path, bundle=version, previous=before, **noted
     )
     if old:
       await old.batcher.drain()
-    return new.searcher.version, before
+    return version, before
 
   async def set_unavailable(self, ids: Sequence[str]) -> tuple[int, list[str]]:
     """Recommends these items to nobody, after any swap either.
@@ -158,18 +188,32 @@ class Service:
   def _queue_length(self) -> int:
     return len(self._serving.batcher) if self._serving else 0
 
-  def _load(self, path: str) -> _Serving:
+  def _load(self, path: str, deltas: Sequence[str]) -> _Serving:
     """Everything that can fail or takes long."""
-    searcher = Searcher(runtime.load(path), self.metrics)
+    bundle = runtime.load(path)
+    for delta in deltas:
+      bundle = bundle.apply_delta(delta)
+    searcher = self._search(bundle)
+    return self._serve(searcher, searcher.measure())
+
+  def _load_delta(self, path: str) -> _Serving:
+    """Likewise; what is compiled already takes as long as before."""
+    serving = self._serving
+    assert serving is not None  # `apply_delta` looks
+    bundle = serving.searcher.bundle.apply_delta(path)
+    return self._serve(self._search(bundle), serving.seconds)
+
+  def _search(self, bundle: runtime.Bundle) -> Searcher:
+    searcher = Searcher(bundle, self.metrics)
     if self._unavailable:
       searcher.set_unavailable(self._unavailable)
-    seconds = searcher.measure()
-    return _Serving(
-      searcher,
-      Batcher(
-        searcher.run,
-        seconds,
-        capacity=self._config.batches * max(seconds),
-        deadline=self._config.deadline,
-      ),
+    return searcher
+
+  def _serve(self, searcher: Searcher, seconds: dict[int, float]) -> _Serving:
+    batcher = Batcher(
+      searcher.run,
+      seconds,
+      capacity=self._config.batches * max(seconds),
+      deadline=self._config.deadline,
     )
+    return _Serving(searcher, batcher, seconds)

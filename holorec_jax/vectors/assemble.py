@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -10,6 +11,7 @@ from absl import logging
 from holorec_jax.data import schema, splits
 from holorec_jax.errors import UserError
 from holorec_jax.vectors import cooccurrence, precomputed, sentence, text
+from holorec_jax.vectors.cold_items import VERSION, ColdItems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,21 +81,50 @@ class VectorConfig:
       )
 
 
-Source = Callable[
-  [schema.Dataset, scipy.sparse.csr_array, VectorConfig], np.ndarray
-]
+@dataclasses.dataclass(frozen=True)
+class Made:
+  """What a source gives.
+
+  Attributes:
+    x_ID: vectors; a row of zeros is an item of which it knows nothing.
+    about, arrays: what `ColdItems` needs beside, of those names.
+  """
+
+  x_ID: np.ndarray
+  about: dict[str, Any] = dataclasses.field(default_factory=dict)
+  arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def _text(
+  dataset: schema.Dataset, graph: scipy.sparse.csr_array, config: VectorConfig
+) -> Made:
+  del graph
+  x_ID, fitted = text.fit_text(dataset.item_text, config.text_dims, config.seed)
+  return Made(
+    x_ID,
+    {"columns": list(fitted.columns), "tokens": fitted.tokens},
+    {
+      "text/idf_F": fitted.idf_F,
+      "text/components_FD": fitted.components_FD,
+    },
+  )
+
+
+Source = Callable[[schema.Dataset, scipy.sparse.csr_array, VectorConfig], Made]
 SOURCES: dict[str, Source] = {
-  "text": lambda dataset, graph, config: text.text_vectors(
-    dataset.item_text, config.text_dims, config.seed
+  "text": _text,
+  "precomputed": lambda dataset, graph, config: Made(
+    precomputed.load_vectors(config.path, dataset, config.ids_path)
   ),
-  "precomputed": lambda dataset, graph, config: precomputed.load_vectors(
-    config.path, dataset, config.ids_path
+  "cooccurrence": lambda dataset, graph, config: Made(
+    cooccurrence.graph_vectors(graph, config.cooccurrence_dims, config.seed)
   ),
-  "cooccurrence": lambda dataset, graph, config: cooccurrence.graph_vectors(
-    graph, config.cooccurrence_dims, config.seed
-  ),
-  "sentence_transformers": lambda dataset, graph, config: sentence.encode(
-    dataset.item_text, config.sentence_model
+  "sentence_transformers": lambda dataset, graph, config: Made(
+    sentence.encode(dataset.item_text, config.sentence_model),
+    {
+      "columns": sorted(dataset.item_text),
+      "sentence_model": config.sentence_model,
+    },
   ),
 }
 
@@ -101,6 +132,13 @@ SOURCES: dict[str, Source] = {
 def build_vectors(
   dataset: schema.Dataset, split: splits.Split, config: VectorConfig
 ) -> np.ndarray:
+  """What `fit_vectors` gives the items themselves."""
+  return fit_vectors(dataset, split, config)[0]
+
+
+def fit_vectors(
+  dataset: schema.Dataset, split: splits.Split, config: VectorConfig
+) -> tuple[np.ndarray, ColdItems]:
   """Vectors of all items; nothing after a user's train_end enters them.
 
   Every source is standardised per dimension and scaled by its weight over the
@@ -109,7 +147,8 @@ def build_vectors(
   its point, so afterwards only the whole is rescaled.
 
   Returns:
-    x_ID float32, finite, every dimension of mean 0, mean variance 1.
+    x_ID float32, finite, every dimension of mean 0, mean variance 1. And what
+    makes such vectors of items that come later.
 
   Raises:
     UserError: from the sources.
@@ -126,25 +165,33 @@ def build_vectors(
   weights = config.weights or [
     0.5 if name == "cooccurrence" else 1.0 for name in config.sources
   ]
+  about: dict[str, Any] = {"version": VERSION, "sources": []}
+  arrays: dict[str, np.ndarray] = {}
   parts = []
   for name, weight in zip(config.sources, weights):
-    x_ID = _source(name, dataset, graph, config)
-    parts.append(x_ID * (weight / np.sqrt(x_ID.shape[1])))
+    made = SOURCES[name](dataset, graph, config)
+    x_ID, statistics = _complete(name, made.x_ID, graph)
+    factor = weight / np.sqrt(x_ID.shape[1])
+    parts.append(x_ID * factor)
+    source = {"name": name, "width": made.x_ID.shape[1]}
+    source |= {"kept": x_ID.shape[1], "factor": float(factor)}
+    about = about | made.about | {"sources": [*about["sources"], source]}
+    if name != "cooccurrence":
+      arrays |= made.arrays | statistics
   x_ID = np.concatenate(parts, axis=1, dtype=np.float32)
   hops, alpha = config.smooth_hops, config.smooth_alpha
   x_ID = cooccurrence.smooth(x_ID, graph, hops, alpha)
-  x_ID -= x_ID.mean(axis=0)
-  return x_ID / np.sqrt(np.mean(np.square(x_ID)))
+  mean_W = x_ID.mean(axis=0)
+  x_ID -= mean_W
+  scale = np.sqrt(np.mean(np.square(x_ID)))
+  cold = ColdItems(about | {"scale": float(scale)}, arrays | {"mean_W": mean_W})
+  return x_ID / scale, cold
 
 
-def _source(
-  name: str,
-  dataset: schema.Dataset,
-  graph: scipy.sparse.csr_array,
-  config: VectorConfig,
-) -> np.ndarray:
-  """One source, standardised, with something for every item."""
-  x_ID = SOURCES[name](dataset, graph, config)
+def _complete(
+  name: str, x_ID: np.ndarray, graph: scipy.sparse.csr_array
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """A source standardised, with something for every item, and by what."""
   missing_I = np.logical_not(x_ID.any(axis=1))
   if missing_I.all():
     raise UserError(
@@ -152,9 +199,9 @@ def _source(
       f"{len(x_ID)} items; leave it out, or see whether the data has text or "
       "training histories of two items."
     )
-  x_ID = standardise(x_ID, ~missing_I, name)
+  x_ID, statistics = standardise(x_ID, ~missing_I, name)
   if not missing_I.any():
-    return x_ID
+    return x_ID, statistics
   x_ID, alone = cooccurrence.fill_missing(x_ID, missing_I, graph)
   logging.info(
     "vectors: %d of %d items have no '%s' vector: %d get the mean of their "
@@ -165,13 +212,18 @@ def _source(
     missing_I.sum() - alone,
     alone,
   )
-  return x_ID
+  return x_ID, statistics
 
 
-def standardise(x_ID: np.ndarray, known_I: np.ndarray, name: str) -> np.ndarray:
+def standardise(
+  x_ID: np.ndarray, known_I: np.ndarray, name: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """Mean 0 and variance 1 per dimension over the known items.
 
   Constant dimensions are dropped with a notice.
+
+  Returns:
+    x_ID float32, and arrays as `ColdItems` has them.
   """
   mean_D = x_ID[known_I].mean(axis=0, dtype=np.float64)
   std_D = x_ID[known_I].std(axis=0, dtype=np.float64)
@@ -187,5 +239,10 @@ def standardise(x_ID: np.ndarray, known_I: np.ndarray, name: str) -> np.ndarray:
       (~varies_D).sum(),
       name,
     )
-  x_ID = (x_ID[:, varies_D] - mean_D[varies_D]) / std_D[varies_D]
-  return x_ID.astype(np.float32)
+  mean_D, std_D = mean_D[varies_D], std_D[varies_D]
+  x_ID = (x_ID[:, varies_D] - mean_D) / std_D
+  return x_ID.astype(np.float32), {
+    f"{name}/kept_D": np.flatnonzero(varies_D).astype(np.int32),
+    f"{name}/mean_D": mean_D,
+    f"{name}/std_D": std_D,
+  }

@@ -12,7 +12,6 @@ Only training events may be given: whatever enters the graph enters the codes.
 
 import numpy as np
 import scipy.sparse
-import sklearn.decomposition
 from tqdm import tqdm
 
 
@@ -134,8 +133,11 @@ def graph_vectors(
     x_ID float32 with dims columns (fewer in a smaller catalogue), rows of unit
     norm, zeros for items without edges.
   """
+  # Here, since it takes seconds that most stages need not wait.
+  from sklearn.decomposition import TruncatedSVD
+
   dims = min(dims, graph.shape[0])
-  svd = sklearn.decomposition.TruncatedSVD(dims, random_state=seed)
+  svd = TruncatedSVD(dims, random_state=seed)
   x_ID = svd.fit_transform(normalise(graph))
   norm_I1 = np.linalg.norm(x_ID, axis=1, keepdims=True)
   return (x_ID / np.maximum(norm_I1, 1e-12)).astype(np.float32)

@@ -6,50 +6,46 @@ column); besides, every node of a category path is a token of its own, so that
 "Hair Care > Conditioners" and "Baby > Conditioners" differ.
 """
 
-import itertools
-import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
-import sklearn.decomposition
-import sklearn.feature_extraction.text
-import sklearn.preprocessing
 from tqdm import tqdm
 
-from holorec_jax.data.schema import PATH_SEPARATOR
 from holorec_jax.errors import UserError
+from holorec_jax.vectors.cold_items import path_nodes, tokens, words
+
+__all__ = ["FittedText", "fit_text", "path_nodes", "text_vectors", "words"]
 
 MAX_TOKENS = 100_000
-# Scripts that are written without spaces give one token a character.
-_UNSPACED = "\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
 
 
-def words(text: str) -> list[str]:
-  """Lower-case words and numbers of a text, in order."""
-  return _WORD.findall(text.lower())
+class FittedText(NamedTuple):
+  """What new texts are encoded with.
 
+  Attributes:
+    columns: of an item's text, sorted.
+    tokens: F of them.
+    idf_F: float32 weight of each.
+    components_FD: float32, from tokens to vectors.
+  """
 
-def path_nodes(path: str) -> list[str]:
-  """Every prefix of a category path, general to specific, as one string."""
-  names = path.split(PATH_SEPARATOR) if path else []
-  return [PATH_SEPARATOR.join(names[: n + 1]) for n in range(len(names))]
-
-
-def _tokens(document: tuple[str, ...], columns: tuple[str, ...]) -> list[str]:
-  tokens: list[str] = []
-  for column, text in zip(columns, document):
-    found = words(text)
-    tokens += found
-    tokens += [f"{a} {b}" for a, b in itertools.pairwise(found)]
-    if column == "categories":
-      tokens += [f"/{node}" for node in path_nodes(text.lower())]
-  return tokens
+  columns: tuple[str, ...]
+  tokens: list[str]
+  idf_F: np.ndarray
+  components_FD: np.ndarray
 
 
 def text_vectors(
   item_text: Mapping[str, np.ndarray], dims: int, seed: int = 0
 ) -> np.ndarray:
+  """What `fit_text` gives the items themselves."""
+  return fit_text(item_text, dims, seed)[0]
+
+
+def fit_text(
+  item_text: Mapping[str, np.ndarray], dims: int, seed: int = 0
+) -> tuple[np.ndarray, FittedText]:
   """Latent semantic vectors of items from all their text columns.
 
   Args:
@@ -59,11 +55,17 @@ def text_vectors(
 
   Returns:
     x_ID float32, rows of unit norm; a row of zeros is an item of which the
-    text says nothing (empty, or no token that another item has too).
+    text says nothing (empty, or no token that another item has too). And
+    what encodes further texts.
 
   Raises:
     UserError: no item has a text, or no two items share a token.
   """
+  # Here, since it takes seconds that most stages need not wait.
+  from sklearn.decomposition import TruncatedSVD
+  from sklearn.feature_extraction.text import TfidfVectorizer
+  from sklearn.preprocessing import normalize
+
   columns = tuple(sorted(item_text))
   documents = list(zip(*(item_text[column].tolist() for column in columns)))
   if not any(any(document) for document in documents):
@@ -73,8 +75,8 @@ def text_vectors(
       "columns of the item table, or use config.vectors.sources="
       "('cooccurrence',) or ('precomputed',)."
     )
-  vectorizer = sklearn.feature_extraction.text.TfidfVectorizer(
-    analyzer=lambda document: _tokens(document, columns),
+  vectorizer = TfidfVectorizer(
+    analyzer=lambda document: tokens(document, columns),
     min_df=2,
     max_df=0.5,
     max_features=MAX_TOKENS,
@@ -93,6 +95,12 @@ def text_vectors(
       "('precomputed',)."
     ) from error
   dims = min(dims, *tfidf_IF.shape)
-  svd = sklearn.decomposition.TruncatedSVD(dims, random_state=seed)
+  svd = TruncatedSVD(dims, random_state=seed)
   x_ID = svd.fit_transform(tfidf_IF)
-  return sklearn.preprocessing.normalize(x_ID).astype(np.float32)
+  found = FittedText(
+    columns,
+    vectorizer.get_feature_names_out().tolist(),
+    vectorizer.idf_.astype(np.float32),
+    np.ascontiguousarray(svd.components_.T, np.float32),
+  )
+  return normalize(x_ID).astype(np.float32), found

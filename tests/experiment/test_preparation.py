@@ -145,7 +145,7 @@ def test_a_local_sentence_model_counts_by_its_files(
   monkeypatch.setitem(
     assemble.SOURCES,
     "sentence_transformers",
-    lambda dataset, graph, config: np.eye(dataset.num_items),
+    lambda dataset, graph, config: assemble.Made(np.eye(dataset.num_items)),
   )
   model = tmp_path / "model"
   (model / "1_Pooling").mkdir(parents=True)

@@ -37,10 +37,12 @@ def compiled_once(tmp_path_factory):
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
   """The recommender, its bundle's folder and its manifest."""
-  recommender = tiny.make_recommender("holorec")
+  recommender = tiny.make_recommender("holorec", room=0.5)
   folder = tmp_path_factory.mktemp("exported") / "bundle"
   options = bundle.Options(buckets=(1, 4), list_width=70)
-  contents = tiny.make_contents(about={"metrics": {"recall@10": 0.5}})
+  contents = tiny.make_contents(
+    about={"metrics": {"recall@10": 0.5}}, cold=tiny.make_cold_items()
+  )
   return (
     recommender,
     folder,

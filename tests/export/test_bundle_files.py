@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import tiny_bundles as tiny
 
 from holorec_jax import artifacts
 from holorec_jax.errors import UserError
-from holorec_jax.export import bundle, golden, runtime, sealed
+from holorec_jax.export import bundle, coding, golden, runtime, sealed
+from holorec_jax.vectors import cold_items
 
 
 @pytest.fixture
@@ -37,10 +39,15 @@ def test_the_manifest_lists_every_other_file(exported):
     "weights.safetensors",
     "catalogue.safetensors",
     "items.jsonl.gz",
+    "encoder.safetensors",
+    "encoder.json.gz",
     "golden.json",
     "runtime.py",
     "rows.py",
     "sealed.py",
+    "changes.py",
+    "coding.py",
+    "cold_items.py",
   }
   assert manifest["metrics"] == {"recall@10": 0.5}
   assert manifest["shapes"]["beam"] == tiny.BEAM
@@ -88,7 +95,7 @@ def rewrite(folder, **changes) -> None:
 def test_other_versions_are_refused(copy):
   rewrite(copy, format=sealed.FORMAT + 1)
   error = refuse(copy)
-  assert error.what == f"has format {sealed.FORMAT + 1}; this runtime reads 1"
+  assert error.what == f"has format {sealed.FORMAT + 1}; this runtime reads 2"
   assert "runtime.py that lies in the bundle" in error.mend
 
 
@@ -144,9 +151,32 @@ def test_an_export_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+def test_half_the_text_encoder(tmp_path):
+  """The matrix alone; everything else is as exact as it was."""
+  cold = tiny.make_cold_items()
+  cold.arrays["text/components_FD"][0] = [0.1, 0.3]
+  options = bundle.Options(text_dtype="float16")
+  contents = tiny.make_contents(cold=cold)
+  manifest = {"encoder": bundle._write_encoder(tmp_path, contents, options)}
+  assert manifest["encoder"]["given"] == {"precomputed": 1}
+  arrays = sealed.read_tensors(tmp_path / sealed.ENCODER)
+  assert arrays.pop("text/components_FD").dtype == np.float16
+  for name, array in arrays.items():
+    np.testing.assert_array_equal(array, cold.arrays[name])
+    assert array.dtype == cold.arrays[name].dtype
+  half = coding.Coder(tmp_path, manifest, sealed, cold_items)
+  asked = [{"title": "rot"}], {"precomputed": [[5]]}
+  want_NW, half_NW = cold.encode(*asked), half.vectors(*asked)
+  assert half_NW.dtype == np.float32
+  np.testing.assert_allclose(half_NW, want_NW, rtol=1e-3)
+  assert (half_NW != want_NW).any()
+
+
 def test_options_are_checked():
   for buckets in ((), (0, 1), (8, 1), (1, 1)):
     with pytest.raises(UserError, match="--buckets="):
       bundle.Options(buckets=buckets)
   with pytest.raises(UserError, match="--list_width=0"):
     bundle.Options(list_width=0)
+  with pytest.raises(UserError, match="--text_dtype=int8"):
+    bundle.Options(text_dtype="int8")

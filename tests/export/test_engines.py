@@ -6,7 +6,7 @@ import pytest
 import tiny_bundles as tiny
 
 from holorec_jax.decode.requests import Filters, make_histories
-from holorec_jax.export import bundle, programs, runtime
+from holorec_jax.export import bundle, changes, programs, runtime
 
 USERS = 11
 OPTIONS = bundle.Options(buckets=(4,), list_width=16)
@@ -64,3 +64,20 @@ def test_same_items_and_scores(tmp_path, name, room, dtype):
   found = compare([None] * USERS)
   assert available_I[found].all()
   assert exported._search[4]._cache_size() == 1
+  if name not in ("reg4rec", "sasrec"):
+    return
+  # Without a tree items only leave.
+  codes = np.zeros((0, 1, 1), np.int32)
+  gone = changes.Delta([], [], codes, ["item 3", "item 20"])
+  exported = exported.change(gone, "x")
+  available_I = ~np.isin(np.arange(tiny.ITEMS), [3, 20])
+  recommender.set_available(available_I)
+  # Shares of popularity are among those that are left, unlike with a mask.
+  histories = [history or [1] for history in histories]
+  found = compare([None] * USERS)
+  assert available_I[found].all() and (found % 4 == 0).any()
+  exported.set_available(np.ones(tiny.ITEMS, bool))
+  compare([[3, 4, 5, 20]] * USERS)
+  new = changes.Delta(["a"], [""], tiny.SETS.sids_IRL[:1], [])
+  with pytest.raises(runtime.changes.ChangeError, match="no tree of codes"):
+    exported.change(new, "x")

@@ -10,7 +10,7 @@ import pytest
 import tiny_bundles as tiny
 
 from holorec_jax.decode.requests import Filters, make_histories
-from holorec_jax.export import runtime
+from holorec_jax.export import changes, delta, runtime
 
 ALONE = """
 import sys
@@ -20,8 +20,13 @@ bundle = runtime.load(sys.argv[1])
 bundle.warm_up()
 item_UK, score_UK = bundle.recommend([[1, 2, 3], []], exclude_seen=True, k=3)
 print([bundle.item_ids[item] for item in item_UK[0]], runtime.__file__)
+print(bundle.vectors_of([{"title": "Rot"}], {"precomputed": [[5]]}).tolist())
+changed = bundle.apply_delta(sys.argv[2])
+new = changed.row_of["new"]
+item_UK, score_UK = changed.recommend([[1, 2, 3]], allow=[[new, 7]], k=2)
+print(sorted(changed.item_ids[item] for item in item_UK[0]), new)
 tops = {name.partition(".")[0] for name in sys.modules}
-print(sorted(tops & set(sys.argv[2:])))
+print(sorted(tops & set(sys.argv[3:])))
 """
 MODEL_CODE = ("holorec_jax", "flax", "optax", "orbax", "absl", "safetensors")
 
@@ -31,19 +36,27 @@ def system(exported):
   return exported[0], runtime.load(exported[1], replay=False)
 
 
-def test_without_the_model_code(exported, system):
+def test_without_the_model_code(exported, system, tmp_path):
   folder = exported[1]
+  codes = tiny.CATALOG.sids_IRL[:1]
+  added = changes.Delta(["new"], ["New"], codes, ["item 5"])
+  delta.write(tmp_path / "delta", added, None)
   done = subprocess.run(
-    [sys.executable, "-c", ALONE, str(folder), *MODEL_CODE],
+    [sys.executable, "-c", ALONE, str(folder), "delta", *MODEL_CODE],
     capture_output=True,
     text=True,
-    cwd="/",
+    cwd=tmp_path,
   )
   assert done.returncode == 0, done.stderr
   item_UK, _ = system[1].recommend([[1, 2, 3]], exclude_seen=True, k=3)
   ids = [f"item {item}" for item in item_UK[0]]
   source = pathlib.Path(folder).resolve() / "runtime.py"
-  assert done.stdout.splitlines() == [f"{ids} {source}", "[]"]
+  assert done.stdout.splitlines() == [
+    f"{ids} {source}",
+    "[[2.0, 0.0, 4.0]]",
+    "['item 7', 'new'] 40",
+    "[]",
+  ]
 
 
 def test_what_it_says_of_itself(system):
@@ -151,5 +164,9 @@ def test_what_cannot_be_searched(system):
       bundle.search(*good._replace(**change))
   with pytest.raises(runtime.RequestError, match="availability is int64"):
     bundle.set_available(np.ones(40, np.int64))
+  with pytest.raises(runtime.RequestError, match="columns brand, which"):
+    bundle.vectors_of([{"brand": "x"}], {"precomputed": [[1]]})
+  with pytest.raises(runtime.RequestError, match="needs 1 numbers for each"):
+    bundle.codes_of([{"title": "x"}])
   with pytest.raises(runtime.RequestError, match="has no quantizer"):
     bundle.encode(np.zeros((1, 3)))

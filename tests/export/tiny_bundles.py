@@ -16,6 +16,7 @@ from holorec_jax.models.sasrec import SasRec, SasRecConfig
 from holorec_jax.models.set_generator import SetGenerator
 from holorec_jax.train.sasrec_loss import SasRecLossConfig, SasRecObjective
 from holorec_jax.train.set_loss import SetLossConfig, SetObjective
+from holorec_jax.vectors.cold_items import ColdItems
 
 ITEMS, WIDTH, BEAM, K = 40, 4, 8, 6
 CATALOG = tiny.make_catalog(ITEMS, levels=2, codes=6, distinct=False)
@@ -77,4 +78,23 @@ def make_contents(**changes) -> bundle.Contents:
     titles=titles,
     histories=[np.array(h, np.int32) for h in draw_histories(40, seed=3)],
     **changes,
+  )
+
+
+def make_cold_items() -> ColdItems:
+  """Two words, a dimension each, and rows of width 1 that come with items."""
+  sources = [
+    {"name": "text", "width": 2, "kept": 2, "factor": 2.0},
+    {"name": "precomputed", "width": 1, "kept": 1, "factor": 1.0},
+  ]
+  about = {"version": 1, "scale": 1.0, "sources": sources}
+  arrays = {"mean_W": np.array([0, 0, 1], np.float32)}
+  for name, width in (("text", 2), ("precomputed", 1)):
+    arrays[f"{name}/kept_D"] = np.arange(width, dtype=np.int32)
+    arrays[f"{name}/mean_D"] = np.zeros(width)
+    arrays[f"{name}/std_D"] = np.ones(width)
+  arrays["text/idf_F"] = np.ones(2, np.float32)
+  arrays["text/components_FD"] = np.eye(2, dtype=np.float32)
+  return ColdItems(
+    about | {"columns": ["title"], "tokens": ["rot", "weiß"]}, arrays
   )

@@ -55,6 +55,7 @@ def test_the_schema_says_what_there_is(schema):
     "/metrics",
     "/recommend",
     "/admin/swap",
+    "/admin/delta",
     "/admin/availability",
   }
   models = schema["components"]["schemas"]
@@ -92,7 +93,8 @@ def test_the_page_needs_nothing_from_elsewhere(app):
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize(
-  "path", ["/recommend", "/admin/swap", "/admin/availability"]
+  "path",
+  ["/recommend", "/admin/swap", "/admin/delta", "/admin/availability"],
 )
 def test_generated_requests(app, service, schema, path, mode, monkeypatch):
   schemathesis = pytest.importorskip("schemathesis")

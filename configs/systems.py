@@ -122,6 +122,10 @@ VARIANTS: dict[str, Change] = {
   "reg4rec_tree": _reg4rec(model__softmax="tree"),
   "reg4rec_repeats": _reg4rec(model__repeat_bias=True),
   "reg4rec_fixed": _reg4rec(reg4rec__fixed_order=True),
+  "reg4rec_waiting": _reg4rec(reg4rec__waiting=0.1),
+  "reg4rec_linear": _reg4rec(
+    reg4rec__heads="linear", reg4rec__waiting=0.1, model__softmax="tree"
+  ),
   "reg4rec_rqvae": _reg4rec(**_RQ_CODES),
   "reg4rec_2": _reg4rec(sid__parallel__codebooks=2),
   "reg4rec_6": _reg4rec(sid__parallel__codebooks=6),

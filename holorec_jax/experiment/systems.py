@@ -90,6 +90,7 @@ def make_reg4rec(config: Config, built: Catalog, meaning: Meaning) -> System:
     dataclasses.replace(config.model, thought="none"),
     num_codebooks=built.codes_IL.shape[1],
     num_codes=built.num_codes,
+    heads=config.reg4rec.heads,
   )
   engine = SetEngine(
     model, config.search.room, config.reg4rec.order, meaning.category_LV

@@ -3,9 +3,10 @@
 Source: REG4Rec (arXiv 2508.15308); notation of the design's methods 3.2. An
 item is one code of each of M codebooks, chosen in an order that the model
 picks for each user. The decoder is fed BOS and then the codes chosen so far;
-from its state h every codebook has logits of its own,
+from its state h every codebook has logits of its own, with heads
 
-  logits_r(v) = cos(tower_r(h), z_rv) / temperature
+  linear  z_rv . h, as our other generators have them
+  cosine  cos(tower_r(h), z_rv) / temperature, as the paper has them
 
 plus, with repeat_bias, a bias on codes that lead back to the history
 (`repeats`): prefixes are the sets of codes chosen so far, levels their sizes.
@@ -41,6 +42,7 @@ from holorec_jax.types import Batch
 
 # "confident": CRSS; "fixed": codebook 0, 1, .. (the ablation).
 Order = Literal["confident", "fixed"]
+Heads = Literal["linear", "cosine"]
 
 # valid(codes so far, unused_BNM) -> (B, N, M, V) bool, or ones for B and N:
 # the codes that continue a branch's chosen ones to an item.
@@ -88,18 +90,20 @@ def next_codebook(
 
 
 class SetGenerator(nn.Module):
-  """Encoder, stepwise decoder and a tower per codebook.
+  """Encoder, stepwise decoder and a head per codebook.
 
   Attributes:
     config: shape; thought="none".
     num_codebooks: M.
     num_codes: V.
+    heads: how a state becomes logits.
     temperature: of the cosines.
   """
 
   config: GeneratorConfig
   num_codebooks: int
   num_codes: int
+  heads: Heads = "cosine"
   temperature: float = 0.1
 
   def __post_init__(self):
@@ -133,9 +137,10 @@ class SetGenerator(nn.Module):
     if c.repeat_bias:
       # Of how many codes were chosen before, and of which codebook's turn.
       self.repeat_bias = RepeatBias(M * M, V)
-    # The towers' first layers side by side: one product of two matrices.
-    self.tower_in_DF = self.param("tower_in", scaled_normal(D), (D, M * D))
-    self.tower_out_MDD = self.param("tower_out", scaled_normal(D), (M, D, D))
+    if self.heads == "cosine":
+      # The towers' first layers side by side: one product of two matrices.
+      self.tower_in_DF = self.param("tower_in", scaled_normal(D), (D, M * D))
+      self.tower_out_MDD = self.param("tower_out", scaled_normal(D), (M, D, D))
     if not c.tied_heads:
       self.code_MVD = self.param("code", scaled_normal(D), (M, V, D))
 
@@ -239,19 +244,29 @@ class SetGenerator(nn.Module):
     return jnp.stack(biases, axis=-2)
 
   def _logits(self, h_BND: jax.Array) -> jax.Array:
+    M, V = self.num_codebooks, self.num_codes
+    tied = self.config.tied_heads
+    code_MVD = self.code_embedding_MVD if tied else self.code_MVD
+    if self.heads == "cosine":
+      return self._cosines(h_BND, code_MVD) / self.temperature
+    code_XD = code_MVD.reshape(M * V, -1)
+    if tied:
+      code_XD *= self.config.d_model**-0.5
+    logits_BNX = matmul(h_BND, code_XD.T).astype(jnp.float32)
+    return logits_BNX.reshape(*h_BND.shape[:-1], M, V)
+
+  def _cosines(self, h_BND: jax.Array, code_MVD: jax.Array) -> jax.Array:
+    """Of every codebook's tower and codes, (B, N, M, V) float32."""
     D = self.config.d_model
-    code_MVD = (
-      self.code_embedding_MVD if self.config.tied_heads else self.code_MVD
-    )
     hidden_BNF = nn.relu(matmul(h_BND, self.tower_in_DF))
-    logits = []
+    cosines = []
     for codebook, (out_DD, code_VD) in enumerate(
       zip(self.tower_out_MDD, code_MVD)
     ):
       own_BND = hidden_BNF[..., codebook * D : (codebook + 1) * D]
       cosine_BNV = matmul(_unit(matmul(own_BND, out_DD)), _unit(code_VD).T)
-      logits.append(cosine_BNV.astype(jnp.float32) / self.temperature)
-    return jnp.stack(logits, axis=-2)
+      cosines.append(cosine_BNV.astype(jnp.float32))
+    return jnp.stack(cosines, axis=-2)
 
   def __call__(
     self,

@@ -1,16 +1,18 @@
 """REG4Rec's supervised loss: every unused codebook predicts at every step.
 
 Source: REG4Rec (arXiv 2508.15308); the design's methods 3.2. After the codes
-chosen so far, the loss of a step is the sum of the cross-entropies of all
-codebooks that have none yet,
+chosen so far, the loss of a step is the cross-entropy of the codebook that
+comes next, and w times that of every other one that has no code yet,
 
-  L = 2 / (M (M + 1)) * sum over steps s of sum over unused r of
-      CE(logits_r at s, the target's code of r)
+  L = 1 / (M + w M (M - 1) / 2) * sum over steps s of sum over unused r of
+      (1 if r comes next else w) * CE(logits_r at s, the target's code of r)
 
-not only of the codebook that comes next. So their probabilities, each over
-one codebook's codes, can be compared, as the choice of the order does. With
-softmax="tree" they are shared among the codes that continue the chosen ones to
-an item of the catalogue, as the lattice of code sets says (`set_index`).
+The likelihood of an item, by which search ranks, is made of the former alone;
+the latter make probabilities of different codebooks comparable, as the choice
+of the order needs. With w = 1, their plain sum, they outweigh it. With
+softmax="tree" probabilities are shared among the codes that continue the chosen
+ones to an item of the catalogue, as the lattice of code sets says
+(`set_index`).
 """
 
 import dataclasses
@@ -24,6 +26,7 @@ from holorec_jax.codes import Codes
 from holorec_jax.decode.set_space import device_lattice, needs
 from holorec_jax.errors import UserError
 from holorec_jax.models.set_generator import (
+  Heads,
   Order,
   SetGenerator,
   SetStep,
@@ -38,25 +41,32 @@ from holorec_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class SetLossConfig:
-  """How the orders of training are chosen.
+  """How the orders of training are chosen, and what counts how much.
 
   Attributes:
     random_order: share of targets whose codebooks come in a random order.
     fixed_order: codebook 0, 1, .. always instead of the most confident one
       (the ablation); random_order does not count then.
+    waiting: w, weight of the codebooks whose turn it is not yet. On residual
+      codes of Amazon Beauty in a fixed order validation NDCG@10 after one epoch
+      of 18 was .0106 with 1 and .0154 with 0 (2,000 users, one seed).
     label_smoothing: mass spread over all codes of a codebook that probability
       is shared among.
+    heads: of the generator: "cosine", as in the paper, or "linear".
   """
 
   random_order: float = 0.1
   fixed_order: bool = False
+  waiting: float = 1.0
   label_smoothing: float = 0.0
+  heads: Heads = "cosine"
 
   def __post_init__(self):
     check_ranges(
       self,
       "config.reg4rec",
       random_order="[0, 1]",
+      waiting="[0, 1]",
       label_smoothing="[0, 1)",
     )
 
@@ -78,7 +88,7 @@ def set_loss(
     steps: one SetStep per codebook.
     target_BNM: the targets' codes.
     weight_BN: 1 for branches in use.
-    config: of the smoothing.
+    config: of the weights and the smoothing.
 
   Returns:
     The summed loss and summed metrics: "targets", "loss", "loss/codes";
@@ -98,7 +108,8 @@ def set_loss(
     loss_BNM = cross_entropy(
       step.logits_BNMV, target_BNM, config.label_smoothing, step.valid_BNMV
     )
-    loss += total(jnp.sum(loss_BNM, axis=-1, where=step.unused_BNM))
+    weight_BNM = jnp.where(jnp.arange(M) == chosen_BN1, 1.0, config.waiting)
+    loss += total(jnp.sum(weight_BNM * loss_BNM, -1, where=step.unused_BNM))
     exact_BNM = cross_entropy(step.logits_BNMV, target_BNM)
     log_prob -= total(jnp.take_along_axis(exact_BNM, chosen_BN1, -1)[..., 0])
     hit_BNM = jnp.argmax(step.logits_BNMV, axis=-1) == target_BNM
@@ -110,7 +121,7 @@ def set_loss(
         metrics[f"first/codebook_{codebook}"] = total(
           step.codebook_BN == codebook
         )
-  loss *= 2.0 / (M * (M + 1))
+  loss /= M + config.waiting * M * (M - 1) / 2
   return loss, metrics | {
     "loss": loss,
     "loss/codes": loss,

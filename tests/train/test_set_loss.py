@@ -28,11 +28,15 @@ def make_steps(scale=1.0):
   return [step(FIRST, [True, True], 1), step(SECOND, [True, False], 0)]
 
 
-def test_all_unused_codebooks_count_at_every_step():
+@pytest.mark.parametrize("waiting", [0.0, 0.1, 1.0])
+def test_codebooks_that_wait_count_less_than_the_one_that_comes_next(waiting):
+  config = SetLossConfig(waiting=waiting)
   loss, metrics = set_loss(
-    make_steps(), jnp.array([[[2, 0]]]), jnp.ones((1, 1)), SetLossConfig()
+    make_steps(), jnp.array([[[2, 0]]]), jnp.ones((1, 1)), config
   )
-  by_hand = -np.log([0.25, 0.8, 0.6]).sum() / 3
+  # Codebook 0 waits while codebook 1 gets its code.
+  weights = np.array([waiting, 1, 1])
+  by_hand = -np.average(np.log([0.25, 0.8, 0.6]), weights=weights)
   assert float(loss) == pytest.approx(by_hand, rel=1e-5)
   assert {k: float(v) for k, v in metrics.items()} == pytest.approx(
     {
@@ -54,7 +58,7 @@ def test_all_unused_codebooks_count_at_every_step():
 
 def test_smoothing_and_weights():
   target = jnp.array([[[2, 0]]])
-  config = SetLossConfig(label_smoothing=0.3)
+  config = SetLossConfig(waiting=1.0, label_smoothing=0.3)
   loss, metrics = set_loss(make_steps(), target, jnp.ones((1, 1)), config)
   shares = np.stack([FIRST[0], FIRST[1], SECOND[0]])
   gold = -np.log([0.25, 0.8, 0.6])
@@ -71,7 +75,7 @@ def test_used_codebooks_have_no_gradient():
     steps = make_steps()
     steps[1] = steps[1]._replace(logits_BNMV=logits_NMV[None])
     target, weight = jnp.array([[[2, 0]]]), jnp.ones((1, 1))
-    return set_loss(steps, target, weight, SetLossConfig())[0]
+    return set_loss(steps, target, weight, SetLossConfig(waiting=1.0))[0]
 
   gradient_NMV = jax.grad(loss)(jnp.zeros((1, 2, 3)))
   assert (gradient_NMV[0, 1] == 0).all()
@@ -136,7 +140,7 @@ def test_probability_is_shared_among_codes_of_items_alone():
     steps[0] = steps[0]._replace(
       logits_BNMV=restrict(logits_BNMV, valid), valid_BNMV=valid
     )
-    config = SetLossConfig(label_smoothing=0.3)
+    config = SetLossConfig(waiting=1.0, label_smoothing=0.3)
     return set_loss(steps, jnp.array([[[2, 0]]]), jnp.ones((1, 1)), config)[0]
 
   value, gradient = jax.value_and_grad(loss)(jnp.log(FIRST)[None, None])
@@ -155,7 +159,8 @@ def test_a_tree_of_items_is_needed():
 
 
 @pytest.mark.parametrize(
-  "changes", [dict(random_order=1.5), dict(label_smoothing=1.0)]
+  "changes",
+  [dict(random_order=1.5), dict(waiting=-0.1), dict(label_smoothing=1.0)],
 )
 def test_ranges(changes):
   with pytest.raises(UserError, match=f"config.reg4rec.{next(iter(changes))}"):

@@ -1,21 +1,14 @@
 """Eight simulated CPU devices, parsed flags and the optional real data."""
 
-import importlib.metadata
 import os
 import pathlib
 import sys
 
+from quick_xla import xla_flags
+
 # Before jax is imported anywhere: tests see a mesh of eight devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tiny programs: most of a test's time would go into optimising them.
-XLA_FLAGS = (
-  "--xla_force_host_platform_device_count=8"
-  " --xla_backend_optimization_level=0"
-)
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-  # Halves compilation. Later versions do not know it, and end the process.
-  XLA_FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(8)}"
 
 import pytest
 from absl import flags

@@ -31,6 +31,7 @@ import sys
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from quick_xla import xla_flags
 
 from holorec_jax import config_fields
 from holorec_jax.errors import UserError
@@ -281,10 +282,9 @@ class Reader:
 
   def _shell(self, name: str, script: str) -> str:
     """The last words of a script that failed; else ""."""
-    # Of the programs here most of the time would go into optimising them.
     environment = os.environ | {
       "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "XLA_FLAGS": xla_flags(1),
       "JAX_COMPILATION_CACHE_DIR": str(self._folder / "compiled"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

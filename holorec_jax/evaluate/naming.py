@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import scipy.sparse
-from sklearn.feature_extraction import text as sklearn_text
 
 from holorec_jax.data.schema import PATH_SEPARATOR
 from holorec_jax.vectors import text
@@ -44,7 +43,6 @@ _AMOUNTS = (
   "oz ounce ounces fl fluid ml lb lbs inch inches cm mm pack packs pcs pc "
   "piece pieces count ct set size each new amp quot"
 )
-_STOP_WORDS = sklearn_text.ENGLISH_STOP_WORDS | set(_AMOUNTS.split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +109,10 @@ def name_codes(
 
 def _count(texts: Iterable, analyse: Callable[..., list[str]]) -> Tokens:
   """Tokens regardless of case, each written as it is most often."""
-  counter = sklearn_text.CountVectorizer(
+  # Here, since it takes seconds that most stages need not wait.
+  from sklearn.feature_extraction.text import CountVectorizer
+
+  counter = CountVectorizer(
     analyzer=analyse, binary=True, max_features=MAX_TOKENS, dtype=np.float32
   )
   texts = list(texts)
@@ -134,13 +135,20 @@ def _count(texts: Iterable, analyse: Callable[..., list[str]]) -> Tokens:
   return Tokens(has_IF.minimum(1).tocsr(), names)
 
 
+@functools.cache
+def _stop_words() -> frozenset[str]:
+  from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+  return ENGLISH_STOP_WORDS | set(_AMOUNTS.split())
+
+
 def _phrases(title_and_brand: tuple[str, str]) -> list[str]:
   """Telling words of a title, pairs of them side by side, and the brand."""
   title, brand = title_and_brand
-  phrases = [brand] if brand else []
+  phrases, stop_words = [brand] if brand else [], _stop_words()
   for part in _PAUSE.split(title):
     found = _WORD.findall(part)
-    telling = [len(w) > 2 and w.lower() not in _STOP_WORDS for w in found]
+    telling = [len(w) > 2 and w.lower() not in stop_words for w in found]
     phrases += itertools.compress(found, telling)
     for pair, tells in zip(
       itertools.pairwise(found), itertools.pairwise(telling)

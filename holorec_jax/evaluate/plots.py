@@ -9,11 +9,12 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib import axes, figure, rcsetup
+
+if TYPE_CHECKING:
+  from matplotlib import axes
 
 from holorec_jax.evaluate import metrics, slices
 
@@ -25,9 +26,6 @@ _STYLE = {
   "axes.edgecolor": "#888888",
   "axes.grid": True,
   "axes.labelcolor": "#333333",
-  # Beyond six curves the colours come again, dashed.
-  "axes.prop_cycle": rcsetup.cycler("linestyle", ("-", "--", ":"))
-  * rcsetup.cycler("color", COLOURS),
   "axes.spines.right": False,
   "axes.spines.top": False,
   "font.size": 9.5,
@@ -64,9 +62,17 @@ def _axes(
   title: str,
   alt: str,
   size: tuple[float, float] = (4.5, 3.1),
-) -> Iterator[axes.Axes]:
+) -> "Iterator[axes.Axes]":
   """Axes to draw on; the finished plot is put at the end of `images`."""
-  with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+  # Here, since it takes a second that most stages need not wait.
+  import matplotlib
+  from matplotlib import figure, rcsetup
+
+  # Beyond six curves the colours come again, dashed.
+  lines = rcsetup.cycler("linestyle", ("-", "--", ":"))
+  colours = lines * rcsetup.cycler("color", COLOURS)
+  style = _STYLE | {"axes.prop_cycle": colours}
+  with matplotlib.rc_context(style):  # type: ignore[arg-type]
     sheet = figure.Figure(figsize=size, layout="constrained")
     plane = sheet.add_subplot()
     yield plane

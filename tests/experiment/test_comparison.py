@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from quick_xla import xla_flags
 
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import intervals, metrics
@@ -350,7 +351,7 @@ def test_a_real_comparison(file, tmp_path):
   """Two configs, two seeds, two at a time, from nothing to the table."""
   workdir = tmp_path / "w"
   env = os.environ | {
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": xla_flags(1),
     # Both seeds run the same programs.
     "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",

@@ -32,10 +32,12 @@ from collections.abc import Callable
 from typing import Any
 
 if __name__ == "__main__":
-  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+  TESTS = pathlib.Path(__file__).resolve().parents[1]
+  sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 import jax
 import numpy as np
+from quick_xla import xla_flags
 
 from holorec_jax.train.checkpoint import restore_params
 from holorec_jax.train.writers import read_metrics
@@ -97,10 +99,9 @@ class Chaos:
     return [self._start(name, index) for index in range(self._processes)]
 
   def _start(self, name: str, index: int) -> subprocess.Popen:
-    devices = f"--xla_force_host_platform_device_count={4 // self._processes}"
     environment = os.environ | {
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": f"--xla_backend_optimization_level=0 {devices}",
+      "XLA_FLAGS": xla_flags(4 // self._processes),
       "JAX_COMPILATION_CACHE_DIR": str(self._folder / "cache"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from quick_xla import xla_flags
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TINY = (
   "--config=configs/synthetic.py",
@@ -29,11 +31,10 @@ COSTS = ("gflops_per_second", "matmul_gflops_per_second", "matmul_share")
 
 def run(*args: str) -> subprocess.CompletedProcess:
   # One device, as whoever measures has.
-  flags = "--xla_backend_optimization_level=0"
   return subprocess.run(
     [sys.executable, *args],
     cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": flags},
+    env=os.environ | {"XLA_FLAGS": xla_flags(1)},
     capture_output=True,
     text=True,
   )

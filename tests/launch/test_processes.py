@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from quick_xla import xla_flags
 from tiny_training import make_data, train
 
 from holorec_jax import processes, sharding
@@ -30,10 +31,9 @@ def start(
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
-  flags = f"--xla_force_host_platform_device_count={devices}"
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_backend_optimization_level=0 {flags}",
+    "XLA_FLAGS": xla_flags(devices),
     "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("selenium")
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -63,7 +64,11 @@ class Page:
     return [element.text for element in self.all(css)]
 
   def wait(self, condition):
-    WebDriverWait(self.browser, SECONDS, 0.05).until(lambda _: condition())
+    # The page may redraw what is being looked at.
+    waiting = WebDriverWait(
+      self.browser, SECONDS, 0.05, [StaleElementReferenceException]
+    )
+    waiting.until(lambda _: condition())
 
   def wait_for_answer(self):
     busy = self.one("#found").get_attribute

@@ -17,6 +17,7 @@ CONFIG = parallel.ParallelConfig(
   codes=16,
   code_dim=8,
   hidden=(32,),
+  redundancy=6.0,
   batch_size=100,
   warmup_steps=40,
   steps=120,
@@ -194,7 +195,12 @@ def _size(tree):
 def test_each_loss_trains_what_it_is_for():
   x_BW = jax.random.normal(jax.random.key(1), (16, 5))
   config = parallel.ParallelConfig(
-    codebooks=2, codes=4, code_dim=3, hidden=(6,), gate_balance=1.0
+    codebooks=2,
+    codes=4,
+    code_dim=3,
+    hidden=(6,),
+    redundancy=1.0,
+    gate_balance=1.0,
   )
   model, params = _params(config, x_BW)
   grads = jax.jit(jax.jacrev(lambda p: model.apply({"params": p}, x_BW)))(

@@ -63,11 +63,15 @@ def _s2gr(system: str = "s2gr", **leaves) -> Change:
 def _reg4rec(**leaves) -> Change:
   """REG4Rec's codes: parallel codebooks, in any order.
 
+  Experts may be redundant: kept uncorrelated (6), a code tells half as much of
+  the next item's (`quantize.parallel`).
+
   Over the valid sets alone ("tree") Beauty's validation NDCG@10 stayed behind:
   .0201 after 6 of 18 epochs, .0228 so.
   """
   codes = {
     "sid__quantizer": "parallel",
+    "sid__parallel__redundancy": 0.0,
     "model__softmax": "level",
     "model__repeat_bias": False,
   }

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holorec_jax.artifacts import hash_files, hash_json, read_json, write_json
-from holorec_jax.config_fields import diff
+from holorec_jax.config_fields import diff, with_defaults
 from holorec_jax.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -107,8 +107,17 @@ def check_manifest(
   schema: int,
   config: Mapping[str, Any],
   inputs: Mapping[str, str],
+  defaults: Mapping[str, Any] | None = None,
 ) -> Manifest | None:
   """The manifest of a finished folder, None if there is no such folder.
+
+  Args:
+    folder: that a stage has made, or will.
+    schema: version of its layout.
+    config: that it is to be made from.
+    inputs: that it is to be made from, name -> content hash.
+    defaults: of the config's leaves; those that the folder's own config lacks
+      came later, and count as these.
 
   Raises:
     UserError: the folder was made from another config or other inputs, by
@@ -124,7 +133,8 @@ def check_manifest(
       f"another release made it: layout version {found.schema} -> {schema}"
     ]
   else:
-    wrong = [f"config {line}" for line in diff(found.config, config)]
+    made_from = with_defaults(found.config, defaults or {})
+    wrong = [f"config {line}" for line in diff(made_from, config)]
     wrong += _compare_inputs(found.inputs, inputs)
     wrong += [
       f"file {name} was changed, added or removed afterwards"

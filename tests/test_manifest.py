@@ -21,9 +21,9 @@ def sealed(tmp_path):
   return tmp_path / "sids"
 
 
-def check(folder, schema=1, config=CONFIG, inputs=INPUTS):
+def check(folder, schema=1, config=CONFIG, inputs=INPUTS, defaults=None):
   return manifest.check_manifest(
-    folder, schema=schema, config=config, inputs=inputs
+    folder, schema=schema, config=config, inputs=inputs, defaults=defaults
   )
 
 
@@ -63,6 +63,14 @@ def test_mismatch_says_what_and_how_to_mend(sealed, change, message):
     check(sealed, **change)
   assert f"{sealed} does not match" in str(error.value)
   assert "--workdir" in str(error.value)
+
+
+def test_a_leaf_that_came_later_counts_as_its_default(sealed):
+  known = {"sid": {"levels": 3, "near": 1}}
+  later = {"sid": CONFIG["sid"] | {"near": 1}}
+  assert check(sealed, config=later, defaults=known) is not None
+  with pytest.raises(UserError, match="near: 1 -> 2"):
+    check(sealed, config={"sid": later["sid"] | {"near": 2}}, defaults=known)
 
 
 def test_another_release_is_the_only_thing_said(sealed):

@@ -134,7 +134,11 @@ def _sealed(
   inputs: dict[str, str],
 ) -> manifest.Manifest | None:
   return manifest.check_manifest(
-    folder, schema=SCHEMA, config=config.section(*sections), inputs=inputs
+    folder,
+    schema=SCHEMA,
+    config=config.section(*sections),
+    inputs=inputs,
+    defaults=Config().section(*sections),
   )
 
 

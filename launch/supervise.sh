@@ -80,13 +80,14 @@ stop() {
 }
 trap stop TERM INT
 
-# Waits for the child; a signal ends bash's own `wait`, not the child.
+# Waits for the child. A signal ends bash's own `wait`, not the child, whose
+# status bash remembers when it has ended.
 await() {
-  while :; do
+  while kill -0 "$child" 2>/dev/null; do
     wait "$child"
-    status=$?
-    kill -0 "$child" 2>/dev/null || break
   done
+  wait "$child"
+  status=$?
 }
 
 tries=0 pause=1

@@ -11,8 +11,9 @@ configs/systems.py lists them:
   configs/beauty.py:sasrec           the item-id baseline
 
 Item-level test R@10 / N@10 of seed 0, seen items kept: .0839 / .0437 thinking,
-.0761 / .0389 non-thinking, .0780 / .0404 tiger, .0462 / .0228 reg4rec, .0783 /
-.0386 sasrec (intervals, hardware and commands in README.md).
+.0761 / .0389 non-thinking, .0780 / .0404 tiger, .0462 / .0228 reg4rec (whose
+codes were others then), .0783 / .0386 sasrec (intervals, hardware and commands
+in README.md).
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse
 
 from holorec_jax.data.schema import PATH_SEPARATOR
-from holorec_jax.vectors import text
+from holorec_jax.vectors import cold_items
 
 PRIOR = 2.0
 # A token speaks for a code when it is true of this share of its items ...
@@ -81,7 +81,7 @@ def name_codes(
   absent_I = np.full(len(codes_IL), "", object)
   titles_I = item_text.get("title", absent_I)
   brands_I = item_text.get("brand", absent_I)
-  nodes = _count(item_text.get("categories", absent_I), text.path_nodes)
+  nodes = _count(item_text.get("categories", absent_I), cold_items.path_nodes)
   words = _count(zip(titles_I, brands_I), _phrases)
   short = _short_paths(nodes.names)
 

@@ -13,9 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from holorec_jax.errors import UserError
-from holorec_jax.vectors.cold_items import path_nodes, tokens, words
-
-__all__ = ["FittedText", "fit_text", "path_nodes", "text_vectors", "words"]
+from holorec_jax.vectors.cold_items import tokens
 
 MAX_TOKENS = 100_000
 
@@ -34,13 +32,6 @@ class FittedText(NamedTuple):
   tokens: list[str]
   idf_F: np.ndarray
   components_FD: np.ndarray
-
-
-def text_vectors(
-  item_text: Mapping[str, np.ndarray], dims: int, seed: int = 0
-) -> np.ndarray:
-  """What `fit_text` gives the items themselves."""
-  return fit_text(item_text, dims, seed)[0]
 
 
 def fit_text(

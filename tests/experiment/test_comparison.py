@@ -352,7 +352,7 @@ def test_a_real_comparison(file, tmp_path):
   workdir = tmp_path / "w"
   env = os.environ | {
     "XLA_FLAGS": xla_flags(1),
-    # All parts of the data set are searched by the same programs.
+    # What the processes have in common is compiled once.
     "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
   }

@@ -44,7 +44,7 @@ from holorec_jax.train.writers import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # By the number of processes: what comes after what.
-WAYS = {1: ("kill", "term", "disk", "kill", "start"), 2: ("peer", "term")}
+WAYS = {1: ("kill", "term", "disk", "start", "kill"), 2: ("peer", "term")}
 STEPS_PER_KILL = 24
 PATIENCE = 600.0  # seconds; the machine may be busy
 

@@ -112,10 +112,15 @@ def test_cosine_heads_are_tenfold_cosines_of_towers_and_codes():
 
 
 @pytest.mark.parametrize(
-  ("heads", "order", "history"),
-  [("cosine", "confident", "codes"), ("linear", "fixed", "pooled")],
+  ("heads", "order", "history", "least"),
+  # Losses that are told apart; linear heads' differ less.
+  [
+    ("cosine", "confident", "codes", 0.1),
+    ("linear", "fixed", "pooled", 0.05),
+    ("cosine", "fixed", "pooled", 0.1),
+  ],
 )
-def test_all_positions_are_one_target_per_row(heads, order, history):
+def test_all_positions_are_one_target_per_row(heads, order, history, least):
   """Same causal encoder: equal losses, target by target, equal gradients."""
   model, params = make_model(heads, history=history, **RICH)
 
@@ -137,7 +142,7 @@ def test_all_positions_are_one_target_per_row(heads, order, history):
   packed = tiny.make_packed(CATALOG)
   packed_gradient, packed_X = run(packed)
   single_gradient, single_X = run(tiny.unpack(packed))
-  assert len(packed_X) == 10 and np.std(packed_X) > 0.05
+  assert len(packed_X) == 10 and np.std(packed_X) > least
   np.testing.assert_allclose(packed_X, single_X, rtol=1e-5, atol=1e-5)
   theirs = jax.tree.leaves(single_gradient)
   ours = jax.tree.leaves_with_path(packed_gradient)

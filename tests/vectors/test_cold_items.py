@@ -8,7 +8,7 @@ import pytest
 from holorec_jax import manifest
 from holorec_jax.data import schema, splits
 from holorec_jax.errors import UserError
-from holorec_jax.vectors import assemble, cold_items, encode, sentence, text
+from holorec_jax.vectors import assemble, cold_items, encode, sentence
 
 ITEMS, USERS = 40, 60
 KINDS = ("nail polish", "dry shampoo", "lip balm", "face cream")
@@ -181,4 +181,3 @@ def test_versions_and_separators():
   with pytest.raises(cold_items.ItemError, match="has version 2; this"):
     cold_items.ColdItems({"version": 2}, {})
   assert cold_items.PATH_SEPARATOR == schema.PATH_SEPARATOR
-  assert text.path_nodes is cold_items.path_nodes

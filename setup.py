@@ -33,6 +33,7 @@ SERVE = [
 ]
 TEST = [
   *SERVE,
+  "chex>=0.1.91",
   "httpx>=0.27",
   "mypy>=1.13",
   "pytest>=8",

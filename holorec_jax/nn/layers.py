@@ -26,8 +26,35 @@ def matmul(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
   The gradient of a product with several leading axes makes XLA on CPU copy
   its operands into another order; accelerators see no difference.
   """
-  flat = x.reshape(-1, x.shape[-1]) @ kernel_DF
+  flat = _product(x.reshape(-1, x.shape[-1]), kernel_DF)
   return flat.reshape(*x.shape[:-1], kernel_DF.shape[-1])
+
+
+@jax.custom_vjp
+def _product(x_RD: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+  """x @ kernel, whose gradient XLA on CPU computes at full speed.
+
+  There a product that sums over the rows of both takes twice as long if its
+  result is tall, so a tall kernel's gradient is computed lying down.
+  """
+  return x_RD @ kernel_DF
+
+
+def _product_forward(x_RD, kernel_DF):
+  return x_RD @ kernel_DF, (x_RD, kernel_DF)
+
+
+def _product_backward(saved, grad_RF):
+  x_RD, kernel_DF = saved
+  D, F = kernel_DF.shape
+  if D <= F:
+    grad_DF = x_RD.T @ grad_RF
+  else:
+    grad_DF = jax.lax.optimization_barrier(grad_RF.T @ x_RD).T
+  return grad_RF @ kernel_DF.T, grad_DF
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def dense(features: int, fan_in: int, use_bias: bool = False) -> nn.Dense:

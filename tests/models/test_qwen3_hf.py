@@ -7,6 +7,7 @@ the names of its Qwen3ForCausalLM.
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,10 +218,10 @@ def test_training_starts_from_a_folder(tmp_path):
   drawn, state = plain.start(), begun.start()
   for tree in (state.params, state.average):
     got = {part: tree["decoder"][part] for part in loaded}
-    jax.tree.map(np.testing.assert_array_equal, got, loaded)
+    chex.assert_trees_all_equal(got, loaded)
     expected = jax.tree.map(lambda x: x, drawn.params)
     expected["decoder"] = expected["decoder"] | loaded
-    jax.tree.map(np.testing.assert_array_equal, tree, expected)
+    chex.assert_trees_all_equal(tree, expected)
   places = [jax.tree.map(lambda x: x.sharding, s) for s in (drawn, state)]
   assert places[0] == places[1]
 

@@ -1,14 +1,17 @@
 """T5's layers against literal numbers and the statistics they promise."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from holorec_jax.nn.layers import (
   Dropout,
   FeedForward,
   RelativeBias,
   RMSNorm,
+  matmul,
   relative_bucket,
 )
 
@@ -52,6 +55,24 @@ def test_relative_bias_reads_its_table_by_head():
   table_HQ = jnp.arange(64.0).reshape(2, 32)
   bias = module.apply({"params": {"table": table_HQ}}, jnp.array([[0, 3]]))
   np.testing.assert_array_equal(bias, [[[0.0, 3.0]], [[32.0, 35.0]]])
+
+
+@pytest.mark.parametrize("shape_DF", [(6, 2), (2, 6)])
+def test_gradients_of_a_product_of_any_form(shape_DF):
+  """Tall kernels, wide kernels; every cotangent its own number."""
+  x_BND = jax.random.normal(jax.random.key(0), (3, 4, shape_DF[0]))
+  kernel_DF = jax.random.normal(jax.random.key(1), shape_DF)
+  weight_BNF = jax.random.normal(jax.random.key(2), (3, 4, shape_DF[1]))
+
+  def ours(x_BND, kernel_DF):
+    return jnp.sum(weight_BNF * matmul(x_BND, kernel_DF))
+
+  def plain(x_BND, kernel_DF):
+    product_BNF = jnp.einsum("bnd,df->bnf", x_BND, kernel_DF)
+    return jnp.sum(weight_BNF * product_BNF)
+
+  grads = [jax.grad(f, argnums=(0, 1))(x_BND, kernel_DF) for f in (ours, plain)]
+  chex.assert_trees_all_close(*grads, rtol=1e-5)
 
 
 def test_feed_forward_is_relu_or_gated_gelu():

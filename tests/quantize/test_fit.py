@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ def test_codes_are_healthy(quantizer):
 def test_same_seed_same_codes(quantizer):
   again = fit.fit(_vectors(), CONFIG, progress=False)
   np.testing.assert_array_equal(again.sids_IRL, quantizer.sids_IRL)
-  jax.tree.map(np.testing.assert_array_equal, again.params, quantizer.params)
+  chex.assert_trees_all_equal(again.params, quantizer.params)
 
 
 def test_frozen_quantizer_encodes_alike_alone_and_in_company(quantizer):

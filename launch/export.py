@@ -55,7 +55,8 @@ FORMATS = flags.DEFINE_list(
   ["stablehlo"],
   "stablehlo is the bundle and always there. Beside it, each in a folder of its"
   " name: safetensors, the tree of parameters; hf, for transformers'"
-  " T5ForConditionalGeneration, where T5 can express the model.",
+  " T5ForConditionalGeneration or Qwen3ForCausalLM, as the backbone is, where"
+  " these can express the model.",
 )
 
 

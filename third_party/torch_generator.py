@@ -15,13 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from holorec_jax.export import hf
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.nn.layers import relative_bucket
-from third_party.t5_form import (
-  check_expressible,
-  token_embedding,
-  token_heads,
-)
 
 EPSILON = 1e-6
 
@@ -95,12 +91,12 @@ class TorchGenerator:
     Raises:
       ValueError: T5 cannot express the configuration.
     """
-    check_expressible(config)
+    hf.check(config)
     self.config, self.device = config, device
-    self.embedding_XD = self._put(token_embedding(params))
+    self.embedding_XD = self._put(hf.token_embedding(params))
     self.bos_D = self._put(params["bos"])
     self.levels = len(params["code_embedding"])
-    self.head_LVD = self._put(token_heads(params, config)).view(
+    self.head_LVD = self._put(hf.token_heads(params, config)).view(
       self.levels, -1, config.d_model
     )
     encoder, decoder = params["encoder"], params["decoder"]

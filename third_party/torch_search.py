@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from holorec_jax.catalog import Catalog
+from holorec_jax.export.hf import code_tokens
 from holorec_jax.models.config import GeneratorConfig
-from third_party.t5_form import check_histories, code_tokens
+from third_party.histories import check_histories
 from third_party.torch_generator import TorchGenerator
 
 

@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from holorec_jax.catalog import Catalog
+from holorec_jax.export.hf import code_tokens
 from holorec_jax.models.config import GeneratorConfig
-from third_party.t5_form import check_histories, code_tokens
+from third_party.histories import check_histories
 from third_party.transformers_t5 import copy_to_seq2seq
 
 # generate() starts M - 1 of M beams at -1e9; what is down there is no item.

@@ -15,7 +15,7 @@ from holorec_jax.decode.recommender import Recommender
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import recommendation
 from holorec_jax.experiment.recommendation import Run
-from holorec_jax.export import bundle, hf_t5, programs, tensors
+from holorec_jax.export import bundle, hf, programs, tensors
 from holorec_jax.quantize import quantizers
 from holorec_jax.vectors import encode
 from holorec_jax.vectors.cold_items import ColdItems
@@ -31,7 +31,7 @@ def _write_safetensors(run: Run, folder: pathlib.Path) -> None:
 
 
 def _write_hf(run: Run, folder: pathlib.Path) -> None:
-  """T5's folder; UserError where T5 cannot express the system."""
+  """A Hugging Face folder; UserError where none can express the system."""
   engine = run.recommender.engine
   if not isinstance(engine, TreeEngine):
     system = run.made_from["system"]
@@ -39,7 +39,7 @@ def _write_hf(run: Run, folder: pathlib.Path) -> None:
       f"--formats=hf: {system} is no encoder and decoder of codes"
     )
   dataset = run.dataset
-  hf_t5.write(
+  hf.write(
     folder,
     run.recommender.params,
     engine.model.config,

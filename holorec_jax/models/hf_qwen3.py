@@ -30,7 +30,7 @@ _DTYPES = {
   "BF16": np.dtype(jnp.bfloat16),
 }
 # Ours -> theirs, within a layer; their kernels lie the other way round.
-_KERNELS = {
+KERNELS = {
   ("attention", "query"): "self_attn.q_proj",
   ("attention", "key"): "self_attn.k_proj",
   ("attention", "value"): "self_attn.v_proj",
@@ -39,11 +39,11 @@ _KERNELS = {
   ("mlp", "wi_gate"): "mlp.gate_proj",
   ("mlp", "wo"): "mlp.down_proj",
 }
-_HEAD_NORMS = {
+HEAD_NORMS = {
   "query_norm": "self_attn.q_norm",
   "key_norm": "self_attn.k_norm",
 }
-_NORMS = {
+NORMS = {
   "attention_norm": "input_layernorm",
   "mlp_norm": "post_attention_layernorm",
 }
@@ -168,12 +168,12 @@ def _layer(
     "wo": (D, F),
   }
   layer: dict[str, Any] = {"attention": {}, "mlp": {}}
-  for (part, name), theirs in _KERNELS.items():
+  for (part, name), theirs in KERNELS.items():
     kernel = read(theirs, shapes[name]).swapaxes(-1, -2)
     layer[part][name] = {"kernel": kernel}
-  for name, theirs in _HEAD_NORMS.items():
+  for name, theirs in HEAD_NORMS.items():
     layer["attention"][name] = {"scale": read(theirs, (K,))}
-  for name, theirs in _NORMS.items():
+  for name, theirs in NORMS.items():
     layer[name] = {"scale": read(theirs, (D,))}
   return layer
 

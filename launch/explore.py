@@ -21,13 +21,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import memory
 import status
-import uvicorn
 from absl import app, flags, logging
 
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import recommendation
-from holorec_jax.explore.app import make_app
 from holorec_jax.explore.explorer import Explorer
+
+with status.needs("serve"):
+  import uvicorn
+
+  from holorec_jax.explore.app import make_app
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the finished run.")
 SYSTEM = flags.DEFINE_string(

@@ -21,3 +21,16 @@ def exits() -> Iterator[None]:
     sys.exit(REFUSED)
   except preemption.Preempted:
     sys.exit(preemption.EXIT_CODE)
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+  """Imports inside may be of an extra of setup.py that is not installed."""
+  try:
+    yield
+  except ModuleNotFoundError as error:
+    print(
+      f"error: {error}; it comes with pip install -e '.[{extra}]'",
+      file=sys.stderr,
+    )
+    sys.exit(REFUSED)

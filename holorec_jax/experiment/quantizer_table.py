@@ -1,14 +1,7 @@
-"""All quantizers on one data set: what their codes are worth before training.
+"""Several quantizers on one data set: what codes are worth before training.
 
-Rows of the table (methods 1.1, 2.1, 3.1):
-  nested         HoloRec's, as the config has it
-  rqvae          TIGER's: one granularity, no load balance
-  collaborative  S2GR's: one granularity, three levels, load balance,
-                 uniformity, vectors smoothed as S2GR does
-  rq_kmeans      balanced k-means on residuals
-  parallel       REG4Rec's experts, unordered codes
 Reconstruction is told on the vectors of the fit, "neighbours kept" (neighbours
-with the same first code) on the config's for all.
+with the same first code) on one set of vectors for all.
 """
 
 import dataclasses
@@ -37,31 +30,16 @@ class Case(NamedTuple):
   vectors: VectorConfig
 
 
-def make_cases(sid: SidConfig, vectors: VectorConfig) -> dict[str, Case]:
-  """Every row's case, from the config's own settings."""
-  nested = dataclasses.replace(sid, quantizer="nested")
-  width = sid.nested.dims[-1:]
+def compare(
+  configs: dict[str, Config], config: Config, workdir: pathlib.Path
+) -> None:
+  """Fits what WORKDIR/quantizers.json lacks, and prints the table.
 
-  def vary(**changes: Any) -> SidConfig:
-    varied = dataclasses.replace(sid.nested, dims=width, **changes)
-    return dataclasses.replace(nested, nested=varied)
-
-  s2gr = dataclasses.replace(
-    vectors, window=5, decay=1.0, neighbours=50, smooth_hops=3, smooth_alpha=0.5
-  )
-  return {
-    "nested": Case(nested, vectors),
-    "rqvae": Case(vary(balance=0.0), vectors),
-    "collaborative": Case(
-      vary(levels=3, balance=0.1, uniformity=0.1, uniformity_margin=1.0), s2gr
-    ),
-    "rq_kmeans": Case(dataclasses.replace(sid, quantizer="rq_kmeans"), vectors),
-    "parallel": Case(dataclasses.replace(sid, quantizer="parallel"), vectors),
-  }
-
-
-def compare(config: Config, workdir: pathlib.Path) -> None:
-  """Fits what WORKDIR/quantizers.json lacks, and prints the table."""
+  Args:
+    configs: of each row: its `sid` and `vectors` are read.
+    config: the data, and the vectors that judge all rows.
+    workdir: holds the data set.
+  """
   data = preparation.load_data(config, workdir)
   path = workdir / RESULTS
   known = artifacts.read_json(path) if path.is_file() else {}
@@ -78,7 +56,8 @@ def compare(config: Config, workdir: pathlib.Path) -> None:
     return built[vectors]
 
   rows: dict[str, dict[str, Any]] = {}
-  for name, case in make_cases(config.sid, config.vectors).items():
+  for name, its in configs.items():
+    case = Case(its.sid, its.vectors)
     made_from = _made_from(case, config, data.content)
     row = known.get(name, {})
     if row.get("made_from") != made_from:

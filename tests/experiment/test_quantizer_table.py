@@ -7,7 +7,6 @@ from tiny_run import TINY
 
 from holorec_jax import artifacts
 from holorec_jax.experiment import preparation, quantizer_table
-from holorec_jax.quantize import quantizers
 from holorec_jax.quantize.quantizers import SidConfig
 from holorec_jax.quantize.rqkmeans import RqKmeansConfig
 
@@ -38,31 +37,13 @@ def test_table_tells_the_fine_row_in_means_over_levels():
   ]
 
 
-def test_cases_differ_from_the_config_in_what_their_names_say():
-  sid = TINY.sid
-  cases = quantizer_table.make_cases(sid, TINY.vectors)
-  assert cases["nested"] == quantizer_table.Case(sid, TINY.vectors)
-  rqvae = cases["rqvae"].sid.nested
-  assert rqvae == dataclasses.replace(TINY.sid.nested, dims=(4,), balance=0.0)
-  s2gr = cases["collaborative"]
-  assert s2gr.sid.nested.uniformity == 0.1 and s2gr.sid.nested.levels == 3
-  assert s2gr.vectors.smooth_alpha == 0.5
-  assert {case.sid.quantizer for case in cases.values()} == set(
-    quantizers.QUANTIZERS
-  )
-
-
-@pytest.fixture
-def lighter(monkeypatch):
-  """The kind that fits in a second alone."""
+def with_codes(config):
+  """Two rows of the kind that fits in a second alone."""
   sid = SidConfig("rq_kmeans", rq_kmeans=RqKmeansConfig(2, 8, iterations=3))
-  case = quantizer_table.Case(sid, TINY.vectors)
-  monkeypatch.setattr(
-    quantizer_table, "make_cases", lambda *_: {"one": case, "two": case}
-  )
+  return dict.fromkeys(["one", "two"], dataclasses.replace(config, sid=sid))
 
 
-def test_goes_on_where_it_stopped(lighter, tmp_path, monkeypatch, capsys):
+def test_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
   preparation.prepare_data(TINY, tmp_path)
   fits = []
   measure = quantizer_table.measure
@@ -75,8 +56,8 @@ def test_goes_on_where_it_stopped(lighter, tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(quantizer_table, "measure", fail_at_second)
   with pytest.raises(KeyboardInterrupt):
-    quantizer_table.compare(TINY, tmp_path)
-  quantizer_table.compare(TINY, tmp_path)
+    quantizer_table.compare(with_codes(TINY), TINY, tmp_path)
+  quantizer_table.compare(with_codes(TINY), TINY, tmp_path)
   assert len(fits) == 3
   rows = artifacts.read_json(tmp_path / quantizer_table.RESULTS)
   assert list(rows) == ["one", "two"]
@@ -90,5 +71,5 @@ def test_goes_on_where_it_stopped(lighter, tmp_path, monkeypatch, capsys):
   other = dataclasses.replace(
     TINY, vectors=dataclasses.replace(TINY.vectors, smooth_hops=0)
   )
-  quantizer_table.compare(other, tmp_path)
+  quantizer_table.compare(with_codes(other), other, tmp_path)
   assert len(fits) == 5

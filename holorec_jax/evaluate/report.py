@@ -13,6 +13,7 @@ from holorec_jax.evaluate import metrics, plots, results, slices
 _STAGES = ("prepare_data", "fit_sids", "train", "evaluate")
 _SLICES = {
   "history_length": ("By length of the history", "events in the history"),
+  "activity": ("Users of ten interactions and more", "interactions"),
   "target_frequency": (
     "By how often the target was trained on",
     "training events of the target",

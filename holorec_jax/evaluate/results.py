@@ -193,6 +193,10 @@ def _slices(on_test: Tree, rows: Targets, counts_I: np.ndarray) -> Tree:
     "history_length": slices.by_value(
       rows.lengths_U, ranks, slices.HISTORY_EDGES
     ),
+    # The target is an interaction, too.
+    "activity": slices.by_value(
+      rows.lengths_U + 1, ranks, slices.ACTIVITY_EDGES
+    ),
     "target_frequency": slices.by_value(
       counts_I[rows.items_U], ranks, slices.FREQUENCY_EDGES
     ),

@@ -1,6 +1,8 @@
 """Metrics by length of the history and by how often the target was trained on.
 
 The second shows whether a system serves rare items (the sparse scenario).
+Users of ten interactions and more are a slice of their own, as S2GR's paper
+(arXiv 2601.18664) reports them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from holorec_jax.evaluate import intervals, metrics
 
 # First value of each bin; the last bin has no end.
 HISTORY_EDGES = (1, 5, 6, 8, 11, 21, 51, 101, 201)
+ACTIVITY_EDGES = (1, 10)
 FREQUENCY_EDGES = (0, 1, 5, 10, 20, 50, 100, 500)
 
 

@@ -1,5 +1,6 @@
 """results.json from tiny lists: schema, mirrored intervals, the table."""
 
+import functools
 import json
 
 import pytest
@@ -53,6 +54,17 @@ def test_slices_hold_every_system(build):
   bins = build()["slices"]["target_frequency"]
   assert [(b["low"], b["users"]) for b in bins] == [(0, 3)]
   assert set(bins[0]["systems"]) == {"thinking", "non_thinking", "popularity"}
+
+
+def test_active_users_are_told_by_all_their_interactions(build, monkeypatch):
+  """Histories of 1, 1 and 2 events, and a target each."""
+  monkeypatch.setattr(results.slices, "ACTIVITY_EDGES", (1, 3))
+  sliced = results.slices.by_value
+  monkeypatch.setattr(
+    results.slices, "by_value", functools.partial(sliced, fewest=1)
+  )
+  bins = build()["slices"]["activity"]
+  assert [(b["low"], b["users"]) for b in bins] == [(1, 2), (3, 1)]
 
 
 def test_survives_json(build):

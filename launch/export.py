@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import memory
+import status
 from absl import app, flags, logging
 
 from holorec_jax.errors import UserError
@@ -84,8 +85,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
   flags.mark_flags_as_required(["workdir", "out"])
   logging.set_verbosity(logging.INFO)
-  try:
+  with status.exits():
     app.run(main)
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)

@@ -7,31 +7,37 @@ the same search in this process; latency at --share of that; and statuses and
 memory at twice that. Compares every answer with the bundle's own, and exits
 with status 1 if one was wrong or an unforeseen status came. Client and server
 share the machine. What a row holds is told in holorec_jax/serve/load.py.
+
+  python launch/load_test.py --bundle=BUNDLE --faults=5
+
+instead kills the server so many times under load, some --seconds apart, while
+bundles are swapped and visitors misuse it (holorec_jax/serve/faults.py).
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import pathlib
-import subprocess
+import secrets
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import memory
+import status
 from absl import app, flags
 
 from holorec_jax import artifacts
 from holorec_jax.errors import UserError
 from holorec_jax.export import runtime
-from holorec_jax.serve import load, server
-from holorec_jax.serve.load_client import Client
+
+with status.needs("serve"):
+  from holorec_jax.serve import faults, load, server
+  from holorec_jax.serve.child import ServerProcess
+  from holorec_jax.serve.load_client import Client
 
 SERVE = pathlib.Path(__file__).resolve().parent / "serve.py"
 BUNDLE = flags.DEFINE_string("bundle", None, "The bundle.", required=True)
@@ -47,6 +53,9 @@ COMPILE_CACHE = flags.DEFINE_string(
   None,
   "Folder where jax keeps compiled programs, here and in the server.",
 )
+FAULTS = flags.DEFINE_integer(
+  "faults", 0, "Only kill the server so many times under load.", lower_bound=0
+)
 SHARE = flags.DEFINE_float("share", 0.7, "Steady load, of the capacity.")
 EXPECTED = {"200", "429", "503"}
 
@@ -61,21 +70,35 @@ def main(argv: list[str]) -> None:
     bundle = runtime.load(BUNDLE.value)
   except runtime.BundleError as error:
     raise UserError(str(error)) from error
-  with start_server() as port:
-    result = asyncio.run(measure(bundle, port))
+  if FAULTS.value:
+    result = misuse(bundle)
+    clean = faults.is_clean(result["faults"])
+  else:
+    result = asyncio.run(measure(bundle))
+    phases = [result[name] for name in ("capacity", "steady", "overload")]
+    statuses = {status for row in phases for status in row["statuses"]}
+    clean = not any(row["wrong"] for row in phases) and statuses <= EXPECTED
   if OUT.value:
     artifacts.write_json(OUT.value, result)
-  phases = [result[name] for name in ("capacity", "steady", "overload")]
-  statuses = {status for row in phases for status in row["statuses"]}
-  if any(row["wrong"] for row in phases) or statuses - EXPECTED:
+  if not clean:
     sys.exit(1)
 
 
-async def measure(bundle: runtime.Bundle, port: int) -> dict[str, Any]:
+async def measure(bundle: runtime.Bundle) -> dict[str, Any]:
   """All phases, printed as they come."""
-  client = Client("127.0.0.1", port)
-  test = load.LoadTest(client, bundle)
-  result: dict[str, Any] = {"bundle": bundle.manifest["content"]}
+  process = ServerProcess(command())
+  try:
+    await process.start()
+    client = Client("127.0.0.1", process.port)
+    result = await measure_phases(load.LoadTest(client, bundle))
+    client.close()
+    return result
+  finally:
+    process.stop()
+
+
+async def measure_phases(test: load.LoadTest) -> dict[str, Any]:
+  result: dict[str, Any] = {"bundle": test.bundle.manifest["content"]}
 
   def add(name, found):
     result[name] = found
@@ -90,39 +113,34 @@ async def measure(bundle: runtime.Bundle, port: int) -> dict[str, Any]:
   steady["p99_in_largest_batches"] = steady["p99_seconds"] / largest
   add("steady", steady)
   add("overload", await test.overload(2 * rate, OVERLOAD.value))
-  client.close()
   return result
 
 
-@contextlib.contextmanager
-def start_server() -> Iterator[int]:
-  """The port of a server that is ready; stops it in the end."""
-  command = [sys.executable, str(SERVE), "--port=0"]
-  command.append(f"--bundle={BUNDLE.value}")
-  if COMPILE_CACHE.value:
-    command.append(f"--compile_cache={COMPILE_CACHE.value}")
-  with tempfile.NamedTemporaryFile() as log:
-    process = subprocess.Popen(command, stderr=log)
+def misuse(bundle: runtime.Bundle) -> dict[str, Any]:
+  """The row of kills, printed."""
+  with tempfile.TemporaryDirectory() as name:
+    folder, token = pathlib.Path(name), secrets.token_hex()
+    (folder / "token").write_text(token)
+    scene = faults.set_scene(bundle, folder)
+    visitors = faults.make_visitors(bundle, scene, token)
+    process = ServerProcess(command(f"--token_file={folder / 'token'}"))
     try:
-      while not (ready := _events(log.name)).get("ready"):
-        if process.poll() is not None:
-          raise UserError(pathlib.Path(log.name).read_text()[-2000:])
-        time.sleep(0.2)
-      yield ready["listening"]["port"]
+      test = faults.FaultTest(process, visitors, users=max(bundle.buckets))
+      row = asyncio.run(test.run(FAULTS.value, SECONDS.value))
     finally:
-      process.terminate()
-      process.wait()
+      process.stop()
+  print("faults", json.dumps(row, indent=2))
+  return {"bundle": bundle.manifest["content"], "faults": row}
 
 
-def _events(path: str) -> dict[str, dict]:
-  lines = pathlib.Path(path).read_text().splitlines()
-  events = [json.loads(line) for line in lines if line.startswith("{")]
-  return {event["event"]: event for event in events}
+def command(*flags_: str) -> list[str]:
+  """That serves the bundle."""
+  found = [sys.executable, str(SERVE), f"--bundle={BUNDLE.value}", *flags_]
+  if COMPILE_CACHE.value:
+    found.append(f"--compile_cache={COMPILE_CACHE.value}")
+  return found
 
 
 if __name__ == "__main__":
-  try:
+  with status.exits():
     app.run(main)
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)

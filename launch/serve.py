@@ -22,11 +22,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import memory
+import status
 from absl import app, flags
 
 from holorec_jax.errors import UserError
-from holorec_jax.serve import logs, self_check, server
-from holorec_jax.serve.service import QueueConfig
+
+with status.needs("serve"):
+  from holorec_jax.serve import logs, self_check, server
+  from holorec_jax.serve.service import QueueConfig
 
 BUNDLE = flags.DEFINE_string(
   "bundle", None, "Folder written by launch/export.py.", required=True
@@ -96,8 +99,5 @@ def _token() -> str | None:
 
 
 if __name__ == "__main__":
-  try:
+  with status.exits():
     app.run(main)
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)

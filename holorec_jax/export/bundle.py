@@ -2,7 +2,7 @@
 
   manifest.json           what it is; sizes and hashes of all the other files
   programs/*.bin.gz       jax.export: the search of each bucket, the liveness of
-                          the catalogue, the codes of new items
+                          the catalogue, the codes of new items, why an item
   weights.safetensors     parameters, in the dtype of the run's search
   catalogue.safetensors   codes, index, popularity
   quantizer.safetensors   what codes of new items are made with
@@ -61,6 +61,7 @@ READERS = {
     HERE / "sealed.py",
     HERE / "changes.py",
     HERE / "coding.py",
+    HERE / "explaining.py",
     pathlib.Path(cold_items.__file__),
   )
 }
@@ -222,7 +223,7 @@ def _write_program(
 def _write_programs(
   folder: pathlib.Path, parts: Parts, options: Options
 ) -> int:
-  """Exports search and liveness; returns their calling convention."""
+  """Exports all but the quantizer; returns their calling convention."""
   with step("program of liveness"):
     exported = programs.export_liveness(parts)
     _write_program(folder, sealed.LIVENESS, exported)
@@ -230,6 +231,10 @@ def _write_programs(
     (sealed.search_program(bucket), bucket, options.narrow_list)
     for bucket in options.buckets
   ]
+  if parts.explain is not None:
+    with step("program of explanations"):
+      exported = programs.export_explanation(parts)
+      _write_program(folder, sealed.EXPLAIN, exported)
   if options.narrow_list < options.list_width:
     searches.append((sealed.WIDE, options.buckets[0], options.list_width))
   for name, bucket, width in searches:
@@ -287,6 +292,8 @@ def _describe(parts: Parts, options: Options) -> dict[str, Any]:
       "k": parts.k,
     },
     "catalogue": parts.catalogue,
+    # Items a call; absent in bundles of older releases, which do not explain.
+    "explanation": parts.explain and {"items": parts.k},
     "padding": {"history": -1, "lists": -1, "item": -1, "score": "-inf"},
     "scores": SCORES,
     "dtype": parts.dtype,

@@ -25,6 +25,7 @@ class Coder:
     manifest: dict[str, Any],
     sealed: ModuleType,
     cold_items: ModuleType,
+    error: type[Exception],
   ):
     """Reads nothing yet.
 
@@ -32,38 +33,43 @@ class Coder:
       path: the bundle's folder.
       manifest: of it.
       sealed, cold_items: the files of these names that lie beside this one.
+      error: for items that cannot be encoded.
     """
     self._path, self._manifest = path, manifest
     self._sealed, self._cold_items = sealed, cold_items
+    self._error = error
 
   def vectors(
     self,
     items: Sequence[Mapping[str, str]],
     given: Mapping[str, np.ndarray] | None = None,
   ) -> np.ndarray:
-    """Vectors (N, W); ItemError as `ColdItems.encode`, or without encoder."""
+    """Vectors (N, W); an error as `ColdItems.encode`, or without encoder."""
     if self._manifest["encoder"] is None:
-      raise self._cold_items.ItemError(
+      raise self._error(
         "this bundle makes no vectors of texts: its system takes no new items"
         " (only one that searches a tree of fitted codes, in which items of"
         " equal codes share a leaf, does), or its run is of an older release"
         " (launch/add_items.py --workdir says how it gets an encoder; then"
         " export it again)"
       )
-    return self._encoder.encode(items, given)
+    try:
+      return self._encoder.encode(items, given)
+    except self._cold_items.ItemError as error:
+      raise self._error(str(error)) from None
 
   def codes(self, vectors_NW: np.ndarray) -> np.ndarray:
-    """Codes (N, R, L) int32 of vectors; ItemError for others than the run's."""
+    """Codes (N, R, L) int32 of vectors; an error for others than the run's."""
     about = self._manifest["quantizer"]
     if about is None:
-      raise self._cold_items.ItemError(
+      raise self._error(
         "this bundle has no quantizer, since its run's codes were given to it:"
         " new items need codes from where those came from"
       )
     vectors_NW = np.asarray(vectors_NW, np.float32)
     finite = np.isfinite(vectors_NW).all()
     if vectors_NW.shape[1:] != (about["width"],) or not finite:
-      raise self._cold_items.ItemError(
+      raise self._error(
         f"item vectors of shape {vectors_NW.shape}; expected finite ones of"
         f" (items, {about['width']})"
       )

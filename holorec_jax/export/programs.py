@@ -14,10 +14,12 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from holorec_jax.decode.engine import TreeEngine
 from holorec_jax.decode.filters import Lists
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.search_tree import SearchTree
 from holorec_jax.decode.set_space import Lattice
+from holorec_jax.export import levels
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -31,6 +33,8 @@ class Parts:
     search: (arrays, live, item_BT, deny_BX, allow_BX, restricted_B) ->
       (item_BK, score_BK).
     liveness: (arrays, available_I) -> live.
+    explain: (arrays, item_BT, target_BK) -> dict of arrays (`levels`); None:
+      the system has no tree of codes.
     max_history: T.
     num_items: I.
     capacity: items that the arrays have room for; a bool for each is what
@@ -43,6 +47,7 @@ class Parts:
   arrays: dict[str, np.ndarray]
   search: Callable
   liveness: Callable
+  explain: Callable | None
   max_history: int
   num_items: int
   capacity: int
@@ -88,6 +93,7 @@ def take_apart(recommender: Recommender) -> Parts:
     arrays=jax.device_get(arrays),
     search=search,
     liveness=liveness,
+    explain=_explanation(engine, form),
     max_history=recommender.max_history,
     num_items=num_items,
     capacity=capacity,
@@ -96,6 +102,24 @@ def take_apart(recommender: Recommender) -> Parts:
     k=config.k,
     dtype=config.dtype,
   )
+
+
+def _explanation(engine: Any, form: Callable[[dict], Any]) -> Callable | None:
+  if not isinstance(engine, TreeEngine):
+    return None
+
+  def explain(arrays, item_BT, target_BK):
+    whole = form(arrays)
+    return levels.explain(
+      engine.model,
+      whole["params"],
+      whole["codes"],
+      whole["index"],
+      item_BT,
+      target_BK,
+    )
+
+  return explain
 
 
 def _describe_index(recommender: Recommender) -> dict[str, Any]:
@@ -159,6 +183,18 @@ def export_search(parts: Parts, bucket: int, width: int) -> jax.export.Exported:
     _spec(jnp.int32, bucket, width),
     _spec(jnp.int32, bucket, width),
     _spec(bool, bucket),
+  )
+
+
+def export_explanation(parts: Parts) -> jax.export.Exported:
+  """The program that explains k items to one user."""
+  assert parts.explain is not None
+  return _export(
+    parts,
+    parts.explain,
+    parts.arrays,
+    _spec(jnp.int32, 1, parts.max_history),
+    _spec(jnp.int32, 1, parts.k),
   )
 
 

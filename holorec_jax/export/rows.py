@@ -134,19 +134,32 @@ def choose(order: np.ndarray, rows: Rows, user: int, most: int) -> np.ndarray:
   return order[~np.isin(order, rows.deny_BX[user])]
 
 
+def check_available(form: Form, available_I: np.ndarray) -> np.ndarray:
+  """The availability; RequestError unless it is a bool for each item."""
+  available_I = np.asarray(available_I)
+  if available_I.shape != (form.items,) or available_I.dtype != bool:
+    raise RequestError(
+      f"availability is {available_I.dtype} of shape {available_I.shape};"
+      f" expected one bool for each of the {form.items} items"
+    )
+  return available_I
+
+
 def check_rows(form: Form, buckets: Sequence[int], rows: Rows) -> None:
   """RequestError unless these are arguments of a search that was compiled."""
   size, last = len(rows.item_BT), form.items - 1
   if size not in buckets:
     raise RequestError(f"{size} rows; the buckets are {buckets}")
-  blank = make_rows(form, [[]] * size)
-  for name, array, like in zip(Rows._fields, rows, blank):
-    if array.shape != like.shape or array.dtype != like.dtype:
+  lists = (size, form.list_width)
+  shapes = ((size, form.max_history), lists, lists, (size,))
+  for name, array, shape in zip(Rows._fields, rows, shapes):
+    dtype = np.dtype(np.int32 if len(shape) == 2 else bool)
+    if array.shape != shape or array.dtype != dtype:
       raise RequestError(
         f"{name} is {array.dtype} of shape {array.shape}; expected"
-        f" {like.dtype} of {like.shape}"
+        f" {dtype} of {shape}"
       )
-    if like.ndim == 2 and not -1 <= array.min() <= array.max() <= last:
+    if len(shape) == 2 and not -1 <= array.min() <= array.max() <= last:
       raise RequestError(
         f"{name} holds {array.min()} or {array.max()}; expected -1 or one of"
         f" the items 0..{last}"

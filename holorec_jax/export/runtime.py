@@ -1,6 +1,6 @@
 """Reads an exported bundle and answers from it, without the model code.
 
-This file, with five others beside it, stands alone: it imports the standard
+This file, with six others beside it, stands alone: it imports the standard
 library, numpy and jax (whose `jax.export` needs the package flatbuffers), and
 copies lie in every bundle. With its folder on the path:
 
@@ -18,13 +18,12 @@ N new items with vectors of width W, R granularities of L codes.
 `bundle.py` of holorec_jax.export says what the folder holds.
 """
 
-import contextlib
 import copy
 import importlib.util
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -53,21 +52,13 @@ sealed = _load_sibling("sealed")
 rows_lib = _load_sibling("rows")
 changes = _load_sibling("changes")
 coding = _load_sibling("coding")
+explaining = _load_sibling("explaining")
 cold_items = _load_sibling("cold_items", "vectors")
 BundleError, RequestError = sealed.BundleError, rows_lib.RequestError
 Rows = rows_lib.Rows
 MANIFEST, GOLDEN = sealed.MANIFEST, sealed.GOLDEN
 ITEMS, WEIGHTS = sealed.ITEMS, sealed.WEIGHTS
 seal, manifest_text = sealed.seal, sealed.manifest_text
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-  """Turns errors about new items into those of a request."""
-  try:
-    yield
-  except cold_items.ItemError as error:
-    raise RequestError(str(error)) from None
 
 
 class _Offer(NamedTuple):
@@ -121,6 +112,7 @@ class Bundle:
     catalogue: its items as arrays (`changes.Catalogue`).
     k: items returned.
     beam: that the search keeps; it is compiled in.
+    explains: whether `explain` does.
   """
 
   def __init__(self, path: pathlib.Path, manifest: dict[str, Any]):
@@ -132,7 +124,9 @@ class Bundle:
     self.list_width: int = shapes["list_width"]
     self.k: int = shapes["k"]
     self.beam: int = shapes["beam"]
-    self._coder = coding.Coder(path, manifest, sealed, cold_items)
+    self._coder = coding.Coder(path, manifest, sealed, cold_items, RequestError)
+    self._explainer = explaining.Explainer(path, manifest, sealed, rows_lib)
+    self.explains: bool = self._explainer.explains
     self._weights = jax.device_put(sealed.read_tensors(path / sealed.WEIGHTS))
     self._liveness = self._program(sealed.LIVENESS)
     self._search = {
@@ -177,12 +171,7 @@ class Bundle:
     Args:
       available_I: bool over the items, such as what is in stock.
     """
-    available_I = np.asarray(available_I)
-    if available_I.shape != (len(self.item_ids),) or available_I.dtype != bool:
-      raise RequestError(
-        f"availability is {available_I.dtype} of shape {available_I.shape};"
-        f" expected one bool for each of the {len(self.item_ids)} items"
-      )
+    available_I = rows_lib.check_available(self._form, available_I)
     allowed_I = available_I & self.catalogue.active_I
     room = self.manifest["shapes"]["capacity"] - len(allowed_I)
     with self._lock:
@@ -198,6 +187,7 @@ class Bundle:
     for bucket in self.buckets:
       self.search(*self._blank(bucket))
     self._run(self._search_wide, self._blank(self.buckets[0]), self._offer)
+    self._explainer.warm_up(self._arrays, self._blank(1).item_BT)
 
   def search(
     self,
@@ -296,27 +286,36 @@ class Bundle:
       score_UK[users] = score_BK[: len(users), :k]
     return item_UK, score_UK
 
+  def explain(
+    self, history: Sequence[int], items: Sequence[int]
+  ) -> list[dict[str, Any]]:
+    """Why some items for one user, as JSON.
+
+    Args:
+      history: of the user, oldest first, not empty.
+      items: such as were recommended.
+
+    Returns:
+      Of each item: `levels`, of which each has its `code`, the code's
+      `log_probability` and the `thought` before it (the likeliest coarse codes,
+      each a `code` and its `probability`; none where the system does not think
+      in codes); and `log_share`, of the item among those of equal codes. These
+      logarithms add up to the score.
+
+    Raises:
+      RequestError: no history, items that cannot be recommended, or a bundle
+        that does not explain.
+    """
+    item_1T = rows_lib.make_rows(self._form, [history]).item_BT
+    return self._explainer.explain(self.catalogue, self._arrays, item_1T, items)
+
   def replay(self) -> None:
     """Answers the golden request; BundleError unless as when exported."""
     golden = sealed.read_golden(self.path)
     item_UK, score_UK = self.recommend(
       golden["histories"], deny=golden["deny"], allow=golden["allow"]
     )
-    pairs = zip(golden["items"], golden["scores"])
-    for user, (items, scores) in enumerate(pairs):
-      found = item_UK[user][item_UK[user] >= 0].tolist()
-      own_K = score_UK[user, : len(found)]
-      same = found == items
-      if same and np.all(np.abs(own_K - scores) <= self.manifest["tolerance"]):
-        continue
-      raise BundleError(
-        f"does not come true: request {user} gets the items {found} with scores"
-        f" {own_K.tolist()}, not {items} with {scores}",
-        self.path / sealed.GOLDEN,
-        f"this jax {jax.__version__} on {jax.default_backend()} computes"
-        f" something else than jax {self.manifest['versions']['jax']} did"
-        " where it was exported; serve another bundle, or export it again",
-      )
+    sealed.compare(self.path, self.manifest, golden, item_UK, score_UK)
 
   def codes_of(
     self,
@@ -343,8 +342,7 @@ class Bundle:
     given: Mapping[str, np.ndarray] | None = None,
   ) -> np.ndarray:
     """Vectors (N, W) float32 of new items; arguments as of `codes_of`."""
-    with _explained():
-      return self._coder.vectors(items, given)
+    return self._coder.vectors(items, given)
 
   def encode(self, vectors_NW: np.ndarray) -> np.ndarray:
     """Codes (N, R, L) int32 of items by the run's frozen quantizer.
@@ -356,8 +354,7 @@ class Bundle:
       RequestError: vectors of another width or with NaN, or the run's codes
         were given to it and nothing can quantize.
     """
-    with _explained():
-      return self._coder.codes(vectors_NW)
+    return self._coder.codes(vectors_NW)
 
   def apply_delta(self, path: str | os.PathLike[str]) -> "Bundle":
     """This bundle with the items of a delta; nothing is compiled again.

@@ -24,6 +24,7 @@ ENCODER, TOKENS = "encoder.safetensors", "encoder.json.gz"
 ITEMS, GOLDEN = "items.jsonl.gz", "golden.json"
 LIVENESS, ENCODE = "programs/liveness.bin.gz", "programs/encode.bin.gz"
 WIDE = "programs/search_wide.bin.gz"
+EXPLAIN = "programs/explain.bin.gz"
 # What safetensors calls them -> what numpy does, once jax is imported.
 DTYPES = {
   "BOOL": "bool",
@@ -83,6 +84,31 @@ def read_items(path: pathlib.Path) -> list[tuple[str, str]]:
 def read_golden(path: pathlib.Path) -> dict[str, Any]:
   """The golden request and its answers."""
   return json.loads((path / GOLDEN).read_text("utf-8"))
+
+
+def compare(
+  path: pathlib.Path,
+  manifest: dict[str, Any],
+  golden: dict[str, Any],
+  item_UK: np.ndarray,
+  score_UK: np.ndarray,
+) -> None:
+  """BundleError unless the golden request found here what it did before."""
+  pairs = zip(golden["items"], golden["scores"])
+  for user, (items, scores) in enumerate(pairs):
+    found = item_UK[user][item_UK[user] >= 0].tolist()
+    own_K = score_UK[user, : len(found)]
+    same = found == items
+    if same and np.all(np.abs(own_K - scores) <= manifest["tolerance"]):
+      continue
+    raise BundleError(
+      f"does not come true: request {user} gets the items {found} with scores"
+      f" {own_K.tolist()}, not {items} with {scores}",
+      path / GOLDEN,
+      f"this jax {jax.__version__} on {jax.default_backend()} computes"
+      f" something else than jax {manifest['versions']['jax']} did"
+      " where it was exported; serve another bundle, or export it again",
+    )
 
 
 def read_program(

@@ -195,7 +195,9 @@ def _route(endpoint: Endpoint, token: str | None) -> Route:
       given = await endpoint.answer()
     if isinstance(given, Response):
       return given
-    return Response(given.model_dump_json(), media_type="application/json")
+    # What is absent unless asked for was never set.
+    content = given.model_dump_json(exclude_unset=True)
+    return Response(content, media_type="application/json")
 
   return Route(endpoint.path, answer, methods=[endpoint.method])
 

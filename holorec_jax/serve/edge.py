@@ -134,16 +134,23 @@ class Edge:
     async def replay() -> Message:
       return parts.pop() if parts else await asyncio.shield(gone)
 
-    routes = asyncio.ensure_future(self._app(scope, replay, send))
+    limit = asyncio.timeout(_LONGEST)
+    running = True
+
+    def stop(_: asyncio.Future) -> None:
+      if running and not limit.expired():
+        limit.reschedule(0)
+
+    gone.add_done_callback(stop)
     try:
-      await asyncio.wait(
-        (routes, gone), timeout=_LONGEST, return_when="FIRST_COMPLETED"
-      )
-      if not routes.done():
-        raise _ClientGoneError
-      await routes
+      async with limit:
+        await self._app(scope, replay, send)
+    except TimeoutError:
+      if not limit.expired():
+        raise
+      raise _ClientGoneError from None
     finally:
-      routes.cancel()
+      running = False
       gone.cancel()
 
   def _note(self, scope: Scope, status: int, seconds: float) -> None:

@@ -25,6 +25,7 @@ from holorec_jax.serve.load_client import (
   Sample,
   closed_loop,
   open_loop,
+  write_request,
 )
 from holorec_jax.serve.searching import Question, rows
 
@@ -66,7 +67,7 @@ def draw_questions(bundle: Bundle, seed: int = 0) -> list[Question]:
 
 
 def make_requests(
-  bundle: Bundle, questions: Sequence[Question]
+  bundle: Bundle, questions: Sequence[Question], token: str = ""
 ) -> list[Request]:
   """The questions over HTTP, with the bundle's own answers to them."""
   items_UK, scores_UK = bundle.recommend(
@@ -75,13 +76,17 @@ def make_requests(
     allow=[q.allow for q in questions],
   )
   return [
-    _make_request(bundle, question, items_K, scores_K)
+    _make_request(bundle, question, items_K, scores_K, token)
     for question, items_K, scores_K in zip(questions, items_UK, scores_UK)
   ]
 
 
 def _make_request(
-  bundle: Bundle, question: Question, items_K: np.ndarray, scores_K: np.ndarray
+  bundle: Bundle,
+  question: Question,
+  items_K: np.ndarray,
+  scores_K: np.ndarray,
+  token: str,
 ) -> Request:
   def name(items: Sequence[int]) -> list[str]:
     return [bundle.item_ids[item] for item in items]
@@ -104,11 +109,7 @@ def _make_request(
       "allow": None if question.allow is None else name(question.allow),
     }
   ).encode()
-  head = (
-    "POST /recommend HTTP/1.1\r\nhost: load\r\n"
-    f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-  )
-  return Request(head.encode() + content, is_right)
+  return Request(write_request(content, token), is_right)
 
 
 def time_searches(
@@ -146,24 +147,24 @@ class LoadTest:
   def __init__(self, client: Client, bundle: Bundle, seed: int = 0):
     """Compiles the bundle, in this process too."""
     bundle.warm_up()
-    self._client, self._bundle = client, bundle
+    self._client, self.bundle = client, bundle
     self._questions = draw_questions(bundle, seed)
     self._requests = make_requests(bundle, self._questions)
 
   def in_process(self, seconds: float) -> list[Row]:
     """A row for each batch size."""
     return time_searches(
-      self._bundle, self._questions, self._bundle.buckets, seconds
+      self.bundle, self._questions, self.bundle.buckets, seconds
     )
 
   async def capacity(self, batch: int, seconds: float) -> Row:
     """In turns with searches of this batch size in this process."""
-    waiting = 2 * max(self._bundle.buckets)
+    waiting = 2 * max(self.bundle.buckets)
     await closed_loop(self._client, self._requests, waiting, min(1.0, seconds))
     samples, alone, cpu = [], [], 0.0
     for _ in range(_TURNS):
       alone += time_searches(
-        self._bundle, self._questions, (batch,), seconds / _TURNS
+        self.bundle, self._questions, (batch,), seconds / _TURNS
       )
       cpu -= await self._metric("process_cpu_seconds_total")
       samples += await closed_loop(

@@ -43,6 +43,34 @@ class RecommendRequest(_Request):
     description="Ids that the catalogue does not have are refused with status"
     " 422, or left out and listed in the answer's `unknown_items`.",
   )
+  explain: bool = Field(
+    default=False, description="Say of each item why (`explanation`)."
+  )
+
+
+class Thought(BaseModel):
+  code: int = Field(description="Of the coarsest granularity.")
+  probability: float
+
+
+class Level(BaseModel):
+  """One code of an item, and what led to it."""
+
+  code: int
+  log_probability: float = Field(description="Given the codes before.")
+  thought: list[Thought] = Field(
+    description="The likeliest coarse codes that the model thought of before"
+    " this code; none where it does not think in codes."
+  )
+
+
+class Explanation(BaseModel):
+  """The score is the sum of all logarithms in here."""
+
+  levels: list[Level]
+  log_share: float = Field(
+    description="Log share of the item among those of the same codes."
+  )
 
 
 class Item(BaseModel):
@@ -50,6 +78,10 @@ class Item(BaseModel):
   title: str
   score: float = Field(
     description="Log-probability; log share of interactions if `from_prior`."
+  )
+  explanation: Explanation | None = Field(
+    default=None,
+    description="Absent unless asked for, and if `from_prior`.",
   )
 
 

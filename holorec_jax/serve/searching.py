@@ -4,12 +4,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from holorec_jax.export.runtime import Bundle
 from holorec_jax.serve.metrics import Metrics
-from holorec_jax.serve.schemas import Item, RecommendRequest, RecommendResponse
+from holorec_jax.serve.schemas import RecommendRequest, RecommendResponse
 
 # Seconds and turns of measuring at the start.
 _MEASURED = 2.0
@@ -40,15 +41,29 @@ class Question:
     deny: never these.
     allow: only these; None: any.
     k: items wanted.
+    explain: say of each item why.
   """
 
   history: list[int]
   deny: list[int]
   allow: list[int] | None
   k: int
+  explain: bool = False
 
 
-Found = tuple[np.ndarray, np.ndarray]
+class Found(NamedTuple):
+  """What a question finds.
+
+  Attributes:
+    items_K, scores_K: the best first, -1 where there is none.
+    why: what `Bundle.explain` says of the first items; of none unless asked.
+  """
+
+  items_K: np.ndarray
+  scores_K: np.ndarray
+  why: Sequence[dict[str, Any]] = ()
+
+
 _ANYONE = Question([0], [], None, 1)
 
 
@@ -102,7 +117,10 @@ class Searcher:
     unknown: dict[str, None] = {}
 
     def find(field: str, ids: Sequence[str]) -> list[int]:
-      found = [bundle.row_of.get(id_) for id_ in ids]
+      try:
+        return [bundle.row_of[id_] for id_ in ids]
+      except KeyError:
+        found = [bundle.row_of.get(id_) for id_ in ids]
       for position, (id_, row) in enumerate(zip(ids, found)):
         if row is None and request.unknown == "ignore":
           unknown[id_] = None
@@ -127,18 +145,23 @@ class Searcher:
     k = bundle.k if request.k is None else request.k
     if k > bundle.k:
       problems.append((("k",), f"k is {k}; this bundle has k = {bundle.k}"))
+    if request.explain and not bundle.explains:
+      what = "this bundle explains nothing: export it again, or another system"
+      problems.append((("explain",), what))
     if problems:
       raise InvalidRequestError(problems)
     recent = history[-bundle.max_history :]
-    return Question(recent, deny, allow, k), list(unknown)
+    question = Question(recent, deny, allow, k, request.explain)
+    return question, list(unknown)
 
   def run(self, questions: Sequence[Question], size: int) -> list[Found]:
-    """Items (K,) and scores (K,) for each, from one batch of `size`."""
+    """What each finds, from one batch of `size`."""
     began = time.perf_counter()
     searched = [q for q in questions if q.history]
     found = iter(self._search(searched, size) if searched else ())
     answers = [
-      next(found) if q.history else self._most_popular(q) for q in questions
+      self._explain(q, next(found)) if q.history else self._most_popular(q)
+      for q in questions
     ]
     self._metrics.batches.labels(size).inc()
     self._metrics.batched.inc(len(questions))
@@ -150,26 +173,39 @@ class Searcher:
   ) -> RecommendResponse:
     """In the words of the request."""
     bundle = self.bundle
-    items_K, scores_K = found
-    return RecommendResponse(
-      items=[
-        Item(id=bundle.item_ids[i], title=bundle.titles[i], score=score)
-        for i, score in zip(items_K.tolist(), scores_K.tolist())
-        if i >= 0
-      ][: question.k],
-      from_prior=not question.history,
-      unknown_items=unknown,
-      bundle=self.version,
+    items = [
+      {"id": bundle.item_ids[i], "title": bundle.titles[i], "score": score}
+      for i, score in zip(found.items_K.tolist(), found.scores_K.tolist())
+      if i >= 0
+    ][: question.k]
+    for item, why in zip(items, found.why):
+      item["explanation"] = why
+    # Item by item this takes longer than all the rest of a request.
+    return RecommendResponse.model_validate(
+      {
+        "items": items,
+        "from_prior": not question.history,
+        "unknown_items": unknown,
+        "bundle": self.version,
+      }
     )
 
   def _search(self, questions: Sequence[Question], size: int) -> list[Found]:
-    return list(zip(*self.bundle.search(*rows(self.bundle, questions, size))))
+    found = self.bundle.search(*rows(self.bundle, questions, size))
+    return [Found(*pair) for pair in zip(*found)]
+
+  def _explain(self, question: Question, found: Found) -> Found:
+    """What was found, and why if that was asked."""
+    if not question.explain:
+      return found
+    items = found.items_K[found.items_K >= 0][: question.k].tolist()
+    return found._replace(why=self.bundle.explain(question.history, items))
 
   def _most_popular(self, question: Question) -> Found:
     item_UK, score_UK = self.bundle.recommend(
       [[]], deny=[question.deny], allow=[question.allow]
     )
-    return item_UK[0], score_UK[0]
+    return Found(item_UK[0], score_UK[0])
 
 
 def rows(

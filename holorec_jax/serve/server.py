@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import Sequence
 
@@ -21,6 +22,10 @@ from holorec_jax.serve.service import QueueConfig, Service, SwapRunningError
 # Seconds that an idle connection is kept, and that SIGTERM waits for answers.
 _KEEP_ALIVE = 30
 _DRAIN = 30
+# Seconds that a thread may go on while another waits for the interpreter. By
+# default it is 5 ms, which the search's thread would wait again and again while
+# answers are written, and the device with it.
+_SWITCH = 0.0005
 
 
 def serve(
@@ -47,6 +52,7 @@ def serve(
   Raises:
     UserError: the port cannot be opened, or the bundle not be used.
   """
+  sys.setswitchinterval(_SWITCH)
   listener = _listen(host, port)
   address = ipaddress.ip_address(listener.getsockname()[0])
   if token is None and not address.is_loopback:
@@ -73,6 +79,7 @@ def configure(app: ASGIApp) -> uvicorn.Config:
     log_config=None,
     access_log=False,
     server_header=False,
+    proxy_headers=False,
     timeout_keep_alive=_KEEP_ALIVE,
     timeout_graceful_shutdown=_DRAIN,
   )

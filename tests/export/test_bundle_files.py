@@ -32,6 +32,7 @@ def test_the_manifest_lists_every_other_file(exported):
   files = manifest["files"]
   assert hashes == {name: entry["sha256"] for name, entry in files.items()}
   assert set(hashes) == {
+    "programs/explain.bin.gz",
     "programs/liveness.bin.gz",
     "programs/search_B1.bin.gz",
     "programs/search_B4.bin.gz",
@@ -47,6 +48,7 @@ def test_the_manifest_lists_every_other_file(exported):
     "sealed.py",
     "changes.py",
     "coding.py",
+    "explaining.py",
     "cold_items.py",
   }
   assert manifest["metrics"] == {"recall@10": 0.5}
@@ -164,7 +166,9 @@ def test_half_the_text_encoder(tmp_path):
   for name, array in arrays.items():
     np.testing.assert_array_equal(array, cold.arrays[name])
     assert array.dtype == cold.arrays[name].dtype
-  half = coding.Coder(tmp_path, manifest, sealed, cold_items)
+  half = coding.Coder(
+    tmp_path, manifest, sealed, cold_items, runtime.RequestError
+  )
   asked = [{"title": "rot"}], {"precomputed": [[5]]}
   want_NW, half_NW = cold.encode(*asked), half.vectors(*asked)
   assert half_NW.dtype == np.float32

@@ -21,6 +21,7 @@ bundle.warm_up()
 item_UK, score_UK = bundle.recommend([[1, 2, 3], []], exclude_seen=True, k=3)
 print([bundle.item_ids[item] for item in item_UK[0]], runtime.__file__)
 print(bundle.vectors_of([{"title": "Rot"}], {"precomputed": [[5]]}).tolist())
+print(len(bundle.explain([1, 2, 3], [5])[0]["levels"]))
 changed = bundle.apply_delta(sys.argv[2])
 new = changed.row_of["new"]
 item_UK, score_UK = changed.recommend([[1, 2, 3]], allow=[[new, 7]], k=2)
@@ -54,6 +55,7 @@ def test_without_the_model_code(exported, system, tmp_path):
   assert done.stdout.splitlines() == [
     f"{ids} {source}",
     "[[2.0, 0.0, 4.0]]",
+    "2",
     "['item 7', 'new'] 40",
     "[]",
   ]

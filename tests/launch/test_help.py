@@ -5,6 +5,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
@@ -67,3 +69,17 @@ def test_help_and_mistakes(tmp_path):
   assert done[7].returncode != 0
   assert "Flag --workdir must have a value" in done[7].stderr
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("script", ["explore.py", "serve.py"])
+def test_an_extra_that_is_not_installed_is_named(script):
+  without = (
+    "import runpy, sys; sys.modules['uvicorn'] = None; sys.path[0] = 'launch'"
+    f"; runpy.run_path('launch/{script}', run_name='__main__')"
+  )
+  answer = subprocess.run(
+    [sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True
+  )
+  assert answer.returncode == 2
+  assert "pip install -e '.[serve]'" in answer.stderr
+  assert "Traceback" not in answer.stderr

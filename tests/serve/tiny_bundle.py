@@ -1,4 +1,4 @@
-"""Tiny bundles: SASRec's, since its search compiles in no time."""
+"""Tiny bundles: SASRec's, whose search compiles in no time, and HoloRec's."""
 
 import pathlib
 
@@ -8,6 +8,7 @@ import numpy as np
 import tiny_models as tiny
 
 from holorec_jax import sharding
+from holorec_jax.decode.engine import Engine, TreeEngine
 from holorec_jax.decode.ranking import RankingEngine
 from holorec_jax.decode.recommender import Recommender, SearchConfig
 from holorec_jax.export import bundle as exported
@@ -15,11 +16,11 @@ from holorec_jax.models.sasrec import SasRec, SasRecConfig
 
 ITEMS, WIDTH, K, LIST_WIDTH = 24, 4, 8, 16
 BUCKETS = (1, 4)
+CATALOG = tiny.make_catalog(ITEMS, levels=2, codes=6)
 
 
 def write_bundle(path: pathlib.Path, seed: int = 0) -> pathlib.Path:
   """A bundle of item0, item1, ..; other seeds answer otherwise."""
-  catalog = tiny.make_catalog(ITEMS, levels=2, codes=6)
   config = SasRecConfig(d_model=8, num_heads=2, layers=1, d_ff=8, dropout=0.0)
   model = SasRec(config, ITEMS)
   one = jnp.ones((1, 1), jnp.int32)
@@ -27,10 +28,20 @@ def write_bundle(path: pathlib.Path, seed: int = 0) -> pathlib.Path:
   params = tiny.jit(model.init, static_argnames="method")(
     key, one, one, method=SasRec.states
   )["params"]
+  return _write(path, RankingEngine(model), params, seed)
+
+
+def write_thinking_bundle(path: pathlib.Path) -> pathlib.Path:
+  """One whose recommendations can be explained."""
+  model, params = tiny.make_model(CATALOG, thought="holorec")
+  return _write(path, TreeEngine(model), params, seed=0)
+
+
+def _write(path: pathlib.Path, engine: Engine, params: dict, seed: int):
   recommender = Recommender(
-    RankingEngine(model),
+    engine,
     params,
-    catalog,
+    CATALOG,
     sharding.make_mesh(devices=jax.devices()[:1]),
     max_history=WIDTH,
     config=SearchConfig(beam=K, k=K, batch=8),

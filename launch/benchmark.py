@@ -21,8 +21,11 @@ Suite `search`: users per second of search at --config's beam:
                 constraint, with it, and with every filter
   evaluation    22,363 users (Beauty's) by the evaluating recommender, once
   large         a wide network with 200 beams, for accelerators; not by default
+Suite `scaling`: what a training step of --config's network costs by the size of
+the catalogue (--items, else 10^3 to 10^6) and by the length of the histories
+(--tokens, else 1 to 1,000 items); an SVG plot of both is put beside --out.
 Suite `quantize`: items per second of quantizer training on --width-dimensional
-vectors.
+vectors; with --items also seconds and memory of fitting and coding so many.
 Suite `input`: histories per second that the input pipeline assembles, for the
 data of the cases `short` and `long` in both forms; no model, no device.
 Suite `prepare`: events per second and peak memory of preparing a CSV of
@@ -60,11 +63,13 @@ from holorec_jax.experiment import (
   ceiling,
   input_speed,
   preparation_speed,
+  quantizer_scale,
   quantizer_speed,
   search_scale,
   search_speed,
   speed_cases,
   timing,
+  training_scale,
   training_speed,
 )
 from holorec_jax.experiment.config import Config
@@ -80,7 +85,7 @@ CONFIG = config_flags.DEFINE_config_file(
 SUITE = flags.DEFINE_enum(
   "suite",
   "train",
-  ["train", "search", "quantize", "input", "prepare"],
+  ["train", "scaling", "search", "quantize", "input", "prepare"],
   "What to compare or measure.",
 )
 DATA = flags.DEFINE_string(
@@ -100,10 +105,17 @@ SEARCH_CASES = flags.DEFINE_multi_enum(
 )
 ITEMS = flags.DEFINE_multi_integer(
   "items",
-  [12_101, 1_000_000, 10_000_000],
-  "Catalogues of the suite `search`; 10 million items take some 3 GB. The other"
-  " cases take the first.",
+  None,
+  "Catalogues of the suites `search` (else 12,101, 1 million and 10 million,"
+  " which takes some 3 GB; all cases but `catalogue` take the first), `scaling`"
+  " and `quantize`, in ascending order.",
   lower_bound=2,
+)
+TOKENS = flags.DEFINE_multi_integer(
+  "tokens",
+  [1, 4, 16, 64, 250, 1000],
+  "History items of a row in the suite `scaling`, in ascending order.",
+  lower_bound=1,
 )
 USERS = flags.DEFINE_integer(
   "users", 200, "Users of the generated histories.", lower_bound=1
@@ -182,6 +194,16 @@ def run_train(config: Config) -> Iterator[timing.Result]:
     yield training_speed.compare(case, REPEATS.value, rival)
 
 
+def run_scaling(config: Config) -> Iterator[timing.Result]:
+  """Both cases of the suite `scaling`, and their plot."""
+  items = ITEMS.value or [10**3, 10**4, 10**5, 10**6]
+  results = training_scale.measure(config, items, TOKENS.value, REPEATS.value)
+  if OUT.value:
+    rows = [row for result in results for row in result.rows]
+    training_scale.draw(rows, pathlib.Path(OUT.value).with_suffix(".svg"))
+  yield from results
+
+
 def find_search_rivals() -> search_speed.Rivals:
   """Searches of other packages, where these are installed."""
   if not has_comparators():
@@ -222,7 +244,8 @@ def find_search_rivals() -> search_speed.Rivals:
 
 def run_search(config: Config) -> Iterator[timing.Result]:
   """Every case of the suite `search`."""
-  items, repeats = ITEMS.value, REPEATS.value
+  items = ITEMS.value or [12_101, 1_000_000, 10_000_000]
+  repeats = REPEATS.value
   if "systems" in SEARCH_CASES.value:
     yield search_speed.compare_systems(config, items[0], 50, 128, repeats)
   # T5 reads a history in both directions.
@@ -272,8 +295,11 @@ def large_config(config: Config) -> Config:
 
 
 def run_quantize(config: Config) -> Iterator[timing.Result]:
-  """The one case of the suite `quantize`."""
-  yield quantizer_speed.measure(config.sid.nested, WIDTH.value, REPEATS.value)
+  """A few batches of the suite `quantize`, and whole catalogues."""
+  nested = config.sid.nested
+  yield quantizer_speed.measure(nested, WIDTH.value, REPEATS.value)
+  if ITEMS.value:
+    yield quantizer_scale.measure(nested, WIDTH.value, ITEMS.value)
 
 
 def run_input(config: Config) -> Iterator[timing.Result]:
@@ -290,6 +316,7 @@ def run_prepare(config: Config) -> Iterator[timing.Result]:
 
 SUITES = {
   "train": run_train,
+  "scaling": run_scaling,
   "search": run_search,
   "quantize": run_quantize,
   "input": run_input,

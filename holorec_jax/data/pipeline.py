@@ -253,6 +253,8 @@ def _own_rows(rows: int, share: tuple[int, int]) -> range:
 
 
 def _pad_rows(array: np.ndarray, rows: int, fill: int) -> np.ndarray:
+  if len(array) == rows:
+    return array  # As most are; np.pad takes longer than all the rest.
   missing = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
   return np.pad(array, missing, constant_values=fill)
 

@@ -36,18 +36,22 @@ def measure(
     repeats: timed turns.
 
   Returns:
-    The row, with targets_per_second, bytes_per_second and batches_per_second.
-    A history is a row's one with one_target, one of a row's several if packed.
+    The row, with targets_per_second, bytes_per_second, batches_per_second and
+    padding, the share of history slots without an item, the rows that fill up
+    an epoch's last batch of a shape included. A history is a row's one with
+    one_target, one of a row's several if packed.
   """
   split = splits.split_dataset(case.dataset, splits.SplitConfig())
   source = pipeline.make_source(case.dataset, split, config, devices)
   iterator = pipeline.make_iterator(source)
   epochs = -(-TURN_BATCHES // source.batches_per_epoch)
   batches = epochs * source.batches_per_epoch
-  histories = size = 0
+  histories = size = slots = filled = 0
   for _ in range(batches):
     batch = next(iterator)
     histories += _count_histories(batch["segment_BT"])
+    slots += batch["segment_BT"].size
+    filled += int((batch["segment_BT"] > 0).sum())
     size += sum(array.nbytes for array in batch.values())
   seconds = []
   for _ in range(repeats):
@@ -58,12 +62,14 @@ def measure(
   row = timing.make_row(case.name, side, "histories", histories, seconds)
   turns_per_second = row["median"] / histories
   targets = epochs * source.targets_per_epoch * turns_per_second
+  padding = 1.0 - filled / slots
   return row | {
     "targets_per_second": targets,
+    "padding": padding,
     "bytes_per_second": size * turns_per_second,
     "batches_per_second": batches * turns_per_second,
     "note": f"{targets:,.0f} targets/s in batches of {source.rows_per_batch}"
-    " rows",
+    f" rows, padding {padding:.1%}",
   }
 
 

@@ -86,12 +86,48 @@ def check_input(rows: list[dict]) -> None:
   for row in rows:
     assert row["unit"] == "histories/s"
     assert_positive(row, "bytes_per_second", "batches_per_second")
+    assert 0 <= row["padding"] < 1
     # A row's one history asks for one item, a packed one for one per slot.
     per_history = row["targets_per_second"] / row["median"]
     if row["side"] == "one_target":
       assert math.isclose(per_history, 1)
     elif row["case"] == "long":
       assert math.isclose(per_history, 2)
+
+
+def check_quantize(rows: list[dict], ratios: dict) -> None:
+  training, *whole = rows
+  assert training["width"] == 16
+  assert_positive(training, "flops_per_item", "bytes_per_item", *COSTS)
+  assert [row["side"] for row in whole] == [
+    f"{stage}, {size}" for size in (40, 80) for stage in ("fit", "codes")
+  ]
+  for row in whole:
+    assert_positive(row, "seconds", "peak_bytes")
+    assert math.isclose(row["median"] * row["seconds"], row["items"])
+  assert set(ratios) == {
+    "quantizer/fit_hours_of_1e8_items",
+    "quantizer/code_hours_of_1e8_items",
+    "quantizer/peak_gib_of_1e8_items",
+    "quantizer/peak_bytes_per_item",
+  }
+
+
+def check_scaling(rows: list[dict], ratios: dict, plot: str) -> None:
+  catalogues, histories = rows[:2], rows[2:]
+  assert [row["items"] for row in catalogues] == [40, 80]
+  # Pooled: a token an item, in rows of as many items as asked for.
+  assert [row["tokens"] for row in histories] == [2 * 1, 2 * 4, 2 * 16]
+  for row in rows:
+    assert_positive(row, "step_ms", "step_flops", *COSTS)
+    assert math.isclose(
+      row["flops_per_token"] * row["tokens"], row["step_flops"]
+    )
+  # The step reads rows of the tables of codes, whatever their length.
+  assert ratios["catalogue/step_flops_of_largest_vs_smallest"] == 1
+  # More tokens cost more, and not quite their square.
+  assert 0 < ratios["history/step_flops_exponent"] < 2
+  assert "items of the catalogue" in plot and "<svg" in plot
 
 
 def check_search(rows: list[dict], ratios: dict) -> None:
@@ -128,10 +164,13 @@ def test_suites_and_their_results(tmp_path):
   script = str(ROOT / "launch" / "benchmark.py")
   outs = {
     suite: tmp_path / "new" / f"{suite}.json"
-    for suite in ("train", "quantize", "input", "prepare", "search")
+    for suite in ("train", "scaling", "quantize", "input", "prepare", "search")
   }
   more = {
     "train": ["--case=long_pooled"],
+    "scaling": ["--items=40", "--items=80"]
+    + [f"--tokens={length}" for length in (1, 4, 16)],
+    "quantize": ["--items=40", "--items=80"],
     "prepare": ["--events=5000"],
     "search": [
       "--search_case=systems",
@@ -159,9 +198,10 @@ def test_suites_and_their_results(tmp_path):
     for row in found[suite][0]:
       assert f"{row['median']:,.1f} {row['unit']}" in answer.stdout
   check_train(*found["train"])
-  [row] = found["quantize"][0]
-  assert row["width"] == 16
-  assert_positive(row, "flops_per_item", "bytes_per_item", *COSTS)
+  check_quantize(*found["quantize"])
+  check_scaling(
+    *found["scaling"], outs["scaling"].with_suffix(".svg").read_text()
+  )
   check_input(found["input"][0])
   check_search(*found["search"])
   [row] = found["prepare"][0]

@@ -19,6 +19,7 @@ from holorec_jax.models.set_generator import SetGenerator
 from holorec_jax.sharding import MeshConfig
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.objective import GeneratorObjective
+from holorec_jax.train.s2gr_loss import S2grLossConfig, S2grObjective
 from holorec_jax.train.sasrec_loss import SasRecLossConfig, SasRecObjective
 from holorec_jax.train.set_loss import SetLossConfig, SetObjective
 from holorec_jax.train.step import make_train_step, state_shardings
@@ -50,6 +51,12 @@ def generator(thought: str, levels: int, **changes) -> GeneratorObjective:
   return GeneratorObjective(model, LossConfig())
 
 
+def s2gr() -> S2grObjective:
+  model = generator("s2gr", 1, encoder_layers=0).model
+  cluster_LV = np.arange(16)[None] % 3
+  return S2grObjective(model, S2grLossConfig(guide_layers=1), cluster_LV)
+
+
 def set_generator() -> SetObjective:
   model = SetGenerator(tiny.make_config(encoder_layers=0, **SHAPE), 2, 16)
   return SetObjective(model, SetLossConfig(random_order=0.0))
@@ -68,6 +75,7 @@ QWEN3 = SCANNED | dict(
 SYSTEMS = {
   "holorec": (2, functools.partial(generator, "holorec", 2, encoder_layers=0)),
   "pause": (1, functools.partial(generator, "pause", 1, encoder_layers=0)),
+  "s2gr": (1, s2gr),
   "scanned": (1, functools.partial(generator, "none", 1, **SCANNED)),
   "qwen3": (1, functools.partial(generator, "holorec", 1, **QWEN3)),
   "set": (2, set_generator),
@@ -108,12 +116,16 @@ def alone(name: str):
   return jax.device_get(step(*args))
 
 
-def check_traffic(step, params, mesh):
+def check_traffic(name, step, params, mesh):
   """Nothing is gathered but parameters and the maxima of shares of codes.
 
-  Of stacked layers one is gathered at a time.
+  Of stacked layers one is gathered at a time. S2GR compares a branch with the
+  targets of the whole batch: their embeddings and codes, too.
   """
   sizes = set()
+  if name == "s2gr":
+    targets = make_batch().weight_BN.size
+    sizes |= {targets * SHAPE["d_model"], targets}  # of one code each
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     stacked = sharding.is_stacked(sharding.path_name(path))
     size = leaf.size // len(leaf) if stacked else leaf.size
@@ -135,8 +147,9 @@ def check(name: str, shape: MeshConfig, capfd) -> None:
   assert "rematerialization" not in capfd.readouterr().err
   sent = sharding.collectives(step)
   assert sent["all-reduce"] > 0
-  assert ("all-gather" in sent) == (mesh.shape["data"] < 8)
-  check_traffic(step, args[0].params, mesh)
+  gathers = mesh.shape["data"] < 8 or name == "s2gr"
+  assert ("all-gather" in sent) == gathers
+  check_traffic(name, step, args[0].params, mesh)
   (state, metrics), (lone, lone_metrics) = step(*args), alone(name)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(args[0]))
   for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(lone)):

@@ -1,4 +1,4 @@
-"""SASRec, sets of codes and thoughts on eight devices as on one."""
+"""SASRec, S2GR, sets of codes and thoughts on eight devices as on one."""
 
 import pytest
 import sharded_systems
@@ -14,6 +14,8 @@ from holorec_jax.sharding import MeshConfig
     ("sasrec", MeshConfig(fsdp=2, tensor=2)),
     ("sasrec", MeshConfig(tensor=8)),
     ("pause", MeshConfig(tensor=8)),
+    ("s2gr", MeshConfig()),
+    ("s2gr", MeshConfig(fsdp=2, tensor=2)),
     ("set", MeshConfig(fsdp=2, tensor=2)),
   ],
   ids=lambda x: x if isinstance(x, str) else "x".join(map(str, x.shape(8))),

@@ -227,6 +227,15 @@ def problems_of_prose(
   return [f"{name}.md: {problem}" for problem in found]
 
 
+def problems_of_indented(name: str, page: str) -> list[str]:
+  """Of commands that are indented; some stand for several: configs/..:X."""
+  return [
+    problem
+    for text in re.findall(r"(?:^    .*\n)+", page, flags=re.MULTILINE)
+    for problem in problems_of(Block(f"{name}.md", "bash", "run", text))
+  ]
+
+
 class Reader:
   """Goes through the pages in a copy of the checkout, each once."""
 
@@ -337,15 +346,15 @@ def test_what_a_page_names_is_there(name):
   for block in BLOCKS[name]:
     if block.language == "bash":
       problems += problems_of(block)
+  if name not in READING:
+    problems += problems_of_indented(name, PAGES[name])
   assert problems == []
 
 
 def test_what_the_readme_names_is_there():
   page = (ROOT / "README.md").read_text("utf-8")
   problems = problems_of_prose("README", page, ROOT)
-  # Its commands are indented; some stand for several, such as configs/..:X.
-  for text in re.findall(r"(?:^    .*\n)+", page, flags=re.MULTILINE):
-    problems += problems_of(Block("README.md", "bash", "run", text))
+  problems += problems_of_indented("README", page)
   assert problems == []
 
 

@@ -15,6 +15,9 @@ def start(*args: str) -> subprocess.Popen:
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
+    # Tests that a script runs in the background were started without it, and
+    # bash cannot trap what is ignored when it starts.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
 
 

@@ -10,10 +10,9 @@ configs/systems.py lists them:
   configs/beauty.py:tiger            one granularity, no alignment, no thoughts
   configs/beauty.py:sasrec           the item-id baseline
 
-Item-level test R@10 / N@10 of seed 0, seen items kept: .0839 / .0437 thinking,
-.0761 / .0389 non-thinking, .0780 / .0404 tiger, .0462 / .0228 reg4rec (whose
-codes were others then), .0783 / .0386 sasrec (intervals, hardware and commands
-in README.md).
+Item-level test R@10 / N@10, seen items kept, two seeds: .0806 / .0425 thinking,
+.0739 / .0382 non-thinking, .0758 / .0399 tiger, .0754 / .0368 sasrec
+(deviations, hardware and commands in docs/results.md, and other systems).
 """
 
 from ml_collections import ConfigDict

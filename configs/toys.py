@@ -4,7 +4,7 @@ r"""HoloRec on Amazon 2014 Toys: the hyperparameters of Beauty, untouched.
     --config.data.path=PATH --workdir=DIR
 
 Item-level test R@10 .0792, N@10 .0420, seen items kept, thinking, seed 0; 35
-minutes on one core (commit 0da7e4a; intervals in README.md).
+minutes on one core (commit 0da7e4a; intervals in docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -23,7 +23,7 @@ Suite `search`: users per second of search at --config's beam:
   large         a wide network with 200 beams, for accelerators; not by default
 Suite `scaling`: what a training step of --config's network costs by the size of
 the catalogue (--items, else 10^3 to 10^6) and by the length of the histories
-(--tokens, else 1 to 1,000 items); an SVG plot of both is put beside --out.
+(--lengths, else 1 to 1,000 items); an SVG plot of both is put beside --out.
 Suite `quantize`: items per second of quantizer training on --width-dimensional
 vectors; with --items also seconds and memory of fitting and coding so many.
 Suite `input`: histories per second that the input pipeline assembles, for the
@@ -111,8 +111,8 @@ ITEMS = flags.DEFINE_multi_integer(
   " and `quantize`, in ascending order.",
   lower_bound=2,
 )
-TOKENS = flags.DEFINE_multi_integer(
-  "tokens",
+LENGTHS = flags.DEFINE_multi_integer(
+  "lengths",
   [1, 4, 16, 64, 250, 1000],
   "History items of a row in the suite `scaling`, in ascending order.",
   lower_bound=1,
@@ -197,7 +197,7 @@ def run_train(config: Config) -> Iterator[timing.Result]:
 def run_scaling(config: Config) -> Iterator[timing.Result]:
   """Both cases of the suite `scaling`, and their plot."""
   items = ITEMS.value or [10**3, 10**4, 10**5, 10**6]
-  results = training_scale.measure(config, items, TOKENS.value, REPEATS.value)
+  results = training_scale.measure(config, items, LENGTHS.value, REPEATS.value)
   if OUT.value:
     rows = [row for result in results for row in result.rows]
     training_scale.draw(rows, pathlib.Path(OUT.value).with_suffix(".svg"))

@@ -169,7 +169,7 @@ def test_suites_and_their_results(tmp_path):
   more = {
     "train": ["--case=long_pooled"],
     "scaling": ["--items=40", "--items=80"]
-    + [f"--tokens={length}" for length in (1, 4, 16)],
+    + [f"--lengths={length}" for length in (1, 4, 16)],
     "quantize": ["--items=40", "--items=80"],
     "prepare": ["--events=5000"],
     "search": [

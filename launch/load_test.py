@@ -35,6 +35,8 @@ from holorec_jax.errors import UserError
 from holorec_jax.export import runtime
 
 with status.needs("serve"):
+  from uvicorn.loops.auto import auto_loop_factory
+
   from holorec_jax.serve import faults, load, server
   from holorec_jax.serve.child import ServerProcess
   from holorec_jax.serve.load_client import Client
@@ -74,7 +76,9 @@ def main(argv: list[str]) -> None:
     result = misuse(bundle)
     clean = faults.is_clean(result["faults"])
   else:
-    result = asyncio.run(measure(bundle))
+    # The server's event loop: the client takes cores from the server, too.
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+      result = runner.run(measure(bundle))
     phases = [result[name] for name in ("capacity", "steady", "overload")]
     statuses = {status for row in phases for status in row["statuses"]}
     clean = not any(row["wrong"] for row in phases) and statuses <= EXPECTED

@@ -4,6 +4,7 @@ The loop trains any objective; the generator's is here, others lie beside it.
 """
 
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import jax
@@ -45,11 +46,17 @@ class Objective(Protocol):
 
 def init_params(model: Any, seed: int) -> dict:
   """Parameters of a model of (batch, codes); shapes depend on it alone."""
+  return _init(model, jax.random.key(seed))
+
+
+# Traced once a model, however often a run asks for shapes.
+@functools.partial(jax.jit, static_argnames="model")
+def _init(model: Any, key: jax.Array) -> dict:
   one = jnp.zeros((1, 1), jnp.int32)
   batch = Batch(one, one + 1, one, one, one.astype(jnp.float32))
   fine_IL = jnp.zeros((1, model.num_levels), jnp.int32)
   codes = Codes(fine_IL[:, None], fine_IL, fine_IL.astype(jnp.float32))
-  return model.init(jax.random.key(seed), batch, codes)["params"]
+  return model.init(key, batch, codes)["params"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,26 +1,13 @@
 """What a person sees who asks a script for help, or mistypes."""
 
-import pathlib
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-
-
-def call(script: str, *args: str) -> subprocess.CompletedProcess:
-  return subprocess.run(
-    [sys.executable, str(ROOT / "launch" / script), *args],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+from forked import ROOT, call_all
 
 
 def test_help_and_mistakes(tmp_path):
-  """One test, since importing JAX takes each process seconds."""
   workdir = f"--workdir={tmp_path / 'run'}"
   config = "--config=configs/synthetic.py"
   calls = [
@@ -42,8 +29,12 @@ def test_help_and_mistakes(tmp_path):
     ("recommend.py", workdir, config, "--all", "--out=out", "--users=1"),
     ("recommend.py", workdir, config, "--out=out"),
   ]
-  with ThreadPoolExecutor(2) as pool:
-    done = list(pool.map(lambda args: call(*args), calls))
+  done = call_all(
+    tmp_path,
+    calls,
+    ["stage"]
+    + [f"holorec_jax.experiment.{name}" for name in ("bulk", "alignment")],
+  )
   for answer in done[:3]:
     assert answer.returncode in (0, 1)
     assert "--config:" in answer.stdout

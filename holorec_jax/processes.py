@@ -170,6 +170,25 @@ def _broadcast(text: str) -> str:
   return np.asarray(sent)[:size].tobytes().decode()
 
 
+def own_rows(count: int) -> slice:
+  """This process's block of so many rows; of few rows it may have none."""
+  size = -(-count // jax.process_count())
+  start = min(jax.process_index() * size, count)
+  return slice(start, min(start + size, count))
+
+
+def join_rows(own: np.ndarray, count: int) -> np.ndarray:
+  """The blocks of all processes, each of which gives its `own_rows(count)`."""
+  if jax.process_count() == 1:
+    return own
+  # Only what follows the last row is filled up.
+  size = -(-count // jax.process_count())
+  padded = np.zeros((size, *own.shape[1:]), own.dtype)
+  padded[: len(own)] = own
+  blocks = np.asarray(multihost_utils.process_allgather(padded))
+  return blocks.reshape(-1, *own.shape[1:])[:count]
+
+
 def row_share(rows: NamedSharding) -> tuple[int, int]:
   """Which rows of a batch this process assembles.
 

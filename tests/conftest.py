@@ -1,5 +1,6 @@
 """Eight simulated CPU devices, parsed flags and the optional real data."""
 
+import gc
 import os
 import pathlib
 import sys
@@ -15,6 +16,8 @@ from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+# Tracing makes objects by the million, few of them in cycles.
+gc.set_threshold(100_000, 20, 100)
 # Grain's worker processes read absl flags.
 flags.FLAGS.mark_as_parsed()
 

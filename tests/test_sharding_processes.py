@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHILD = """
 import pathlib, sys
 import jax, numpy as np
-from holorec_jax import sharding
+from holorec_jax import processes, sharding
 
 address, process, answer = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(address, num_processes=2, process_id=process)
@@ -25,6 +25,12 @@ weigh = jax.jit(
   lambda x: (x * 10 ** np.arange(8, dtype=np.int32)).sum(),
   out_shardings=sharding.replicated(mesh),
 )
+# Eleven rows, of which the second process has five; one, of which it has none.
+for count in (11, 1):
+  all_rows = np.arange(2 * count).reshape(count, 2)
+  mine = all_rows[processes.own_rows(count)]
+  assert len(mine) == (count + 1 - process) // 2
+  np.testing.assert_array_equal(processes.join_rows(mine, count), all_rows)
 # Not printed: the transport between processes writes to stdout, too.
 pathlib.Path(answer).write_text(str(int(weigh(rows))))
 """

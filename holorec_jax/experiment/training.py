@@ -178,6 +178,7 @@ def _train_system(
     100 * source.padding_share,
   )
   rows = sample_valid(config, data)
+  own = rows.take(processes.own_rows(len(rows)))
   recommender = Recommender(
     system.engine,
     {},  # every validation brings its own parameters
@@ -189,11 +190,12 @@ def _train_system(
   gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
 
   def validate(params: dict) -> dict[str, float]:
-    # Every process searches alone, with all of the parameters.
+    # Every process searches alone for its users, with all of the parameters.
     whole = jax.tree.map(lambda x: x.addressable_data(0), gather(params))
     recommender.set_params(whole)
-    found = recommender.recommend(histories_of(rows))
-    ranks_U = metrics.target_ranks(found.items_UK, rows.items_U)
+    found = recommender.recommend(histories_of(own))
+    ranks_U = metrics.target_ranks(found.items_UK, own.items_U)
+    ranks_U = processes.join_rows(ranks_U, len(rows))
     return {
       f"valid/{key}": value for key, value in metrics.summarise(ranks_U).items()
     }

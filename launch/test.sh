@@ -9,5 +9,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
 use_environment test
-# A file's tests share what they compile: they stay in one process.
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+# A file's tests share what they compile: they stay in one process. In the order
+# of tests/conftest.py, and not by their number.
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -56,6 +56,7 @@ setuptools.setup(
     "test": TEST,
     "serve": SERVE,
     "beam": ["apache-beam>=2.77"],
+    "saved_model": ["tensorflow>=2.21"],
     "sentence_transformers": ["sentence-transformers>=3"],
     "comparators": ["torch>=2.6", "transformers>=4.50"],
   },

@@ -57,7 +57,8 @@ FORMATS = flags.DEFINE_list(
   "stablehlo is the bundle and always there. Beside it, each in a folder of its"
   " name: safetensors, the tree of parameters; hf, for transformers'"
   " T5ForConditionalGeneration or Qwen3ForCausalLM, as the backbone is, where"
-  " these can express the model.",
+  " these can express the model; saved_model, the search for TensorFlow, which"
+  " pip install -e '.[saved_model]' brings.",
 )
 
 

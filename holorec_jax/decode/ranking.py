@@ -70,7 +70,7 @@ def rank_items(
     k: items returned.
     chunk: items scored at a time.
   """
-  rows, B = len(table_ID), len(state_BD)
+  rows, B = len(table_ID), state_BD.shape[0]
   num_items = len(live_I)
   count = -(-rows // chunk)
   size = -(-rows // count)

@@ -209,7 +209,7 @@ def _expand(
 def _leaf_items(space: SetSpace, paths: Paths, k: int) -> FoundSets:
   """Resolves collisions: leaves to items, ranked by score + log share."""
   lattice = space.lattice
-  B = len(paths.node_BN)
+  B = paths.node_BN.shape[0]
   slot_G = jnp.arange(lattice.largest_leaf)
   alive_BN1 = paths.score_BN[..., None] > DEAD
   leaf_BN = jnp.maximum(paths.node_BN - lattice.first_leaf, 0)

@@ -244,7 +244,7 @@ class SetMasks:
 
     def among(node_BTX):
       node_BTY = node_BTX[..., own]
-      return is_among(child_BNF, node_BTY.reshape(len(node_BTY), -1))
+      return is_among(child_BNF, node_BTY.reshape(node_BTY.shape[0], -1))
 
     yes_BNF = jnp.ones(child_BNF.shape, bool)
     return combine(

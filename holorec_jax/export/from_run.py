@@ -15,7 +15,7 @@ from holorec_jax.decode.recommender import Recommender
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import recommendation
 from holorec_jax.experiment.recommendation import Run
-from holorec_jax.export import bundle, hf, programs, tensors
+from holorec_jax.export import bundle, hf, programs, saved_model, tensors
 from holorec_jax.quantize import quantizers
 from holorec_jax.vectors import encode
 from holorec_jax.vectors.cold_items import ColdItems
@@ -50,10 +50,18 @@ def _write_hf(run: Run, folder: pathlib.Path) -> None:
   )
 
 
+def _write_saved_model(run: Run, folder: pathlib.Path) -> None:
+  """A TensorFlow SavedModel; UserError where TensorFlow does not take it."""
+  parts = programs.take_apart(run.recommender)
+  tolerance = bundle.TOLERANCE[parts.dtype]
+  saved_model.write(folder, folder.parent, parts, tolerance)
+
+
 # Each writes into a folder of its own; "stablehlo" is the bundle itself.
 FORMATS: dict[str, Callable[[Run, pathlib.Path], None]] = {
   "safetensors": _write_safetensors,
   "hf": _write_hf,
+  "saved_model": _write_saved_model,
 }
 
 
@@ -81,7 +89,7 @@ def export(
 
   Raises:
     UserError: no finished run there, an unknown system or format, a format that
-      cannot express the model, or `out` is there.
+      cannot express the model or lacks its package, or `out` is there.
   """
   unknown = set(formats) - {"stablehlo", *FORMATS}
   if unknown:
@@ -89,6 +97,9 @@ def export(
       f"--formats: there is no {', '.join(sorted(unknown))}; choose among"
       f" stablehlo, {', '.join(FORMATS)}"
     )
+  if "saved_model" in formats:
+    # Before the minutes that an export takes.
+    saved_model.import_tensorflow()
   if not 0 <= room <= 10:
     raise UserError(f"--room={room}: give a share of the items, 0 to 10")
   workdir = pathlib.Path(workdir)

@@ -165,12 +165,13 @@ def export_liveness(parts: Parts) -> jax.export.Exported:
   )
 
 
-def export_search(parts: Parts, bucket: int, width: int) -> jax.export.Exported:
+def export_search(parts: Parts, bucket: Any, width: Any) -> jax.export.Exported:
   """The search of a batch.
 
   Args:
     parts: of the recommender.
-    bucket: rows of the batch.
+    bucket: rows of the batch; this and the width may be symbolic
+      (`jax.export.symbolic_shape`).
     width: of deny and allow lists.
   """
   available = _spec(bool, parts.capacity)

@@ -225,7 +225,7 @@ class SetGenerator(nn.Module):
       match_BNT = state.match_BNT
     if repeats is not None and code_BN is not None:
       assert match_BNT is not None  # the first step has left it
-      row_B1 = jnp.arange(len(code_BN))[:, None]
+      row_B1 = jnp.arange(code_BN.shape[0])[:, None]
       codes_BNT = repeats.codes_LBT[codebook_BN, row_B1]
       match_BNT &= codes_BNT == code_BN[..., None]
     state = dataclasses.replace(state, match_BNT=match_BNT)

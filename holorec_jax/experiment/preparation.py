@@ -234,7 +234,7 @@ def _vectors(config: Config, workdir: pathlib.Path, data: Data) -> np.ndarray:
       content = artifacts.hash_json(artifacts.hash_files(partial))
       encode.save(partial, cold)
       _seal(config, partial, ("vectors",), inputs, "fit_sids", content)
-  return np.load(folder / "vectors.npy")
+  return np.load(folder / "vectors.npy", mmap_mode="r")
 
 
 def _vectors_inputs(
@@ -291,7 +291,8 @@ def load_catalog(
   residuals_ID = codebook_VD = None
   if config.catalog.collisions == "reassign":
     quantizer: Any = quantizers.load(folder)
-    vectors_ID = np.load(workdir / "vectors" / "vectors.npy")
+    path = workdir / "vectors" / "vectors.npy"
+    vectors_ID = np.load(path, mmap_mode="r")
     residuals_ID = quantizer.last_residuals(vectors_ID)
     codebook_VD = quantizer.codebooks_LVD[-1]
   codes_IL = collisions.resolve(

@@ -12,9 +12,9 @@ import jax.export
 import numpy as np
 
 from holorec_jax.export import programs
-from holorec_jax.quantize import fitted, nested, parallel, residual, rqkmeans
+from holorec_jax.quantize import nested, parallel, residual, rqkmeans, stream
 
-ROWS = fitted.CHUNK
+ROWS = stream.CHUNK
 
 
 def _nested(config: Any, params: dict, x_BW: jax.Array) -> jax.Array:

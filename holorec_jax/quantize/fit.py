@@ -1,5 +1,8 @@
 """Fits the nested quantizer (methods 1.1).
 
+Of a catalogue larger than `fit_items` all this sees a sample, and at the end
+the frozen quantizer codes all items (`stream`).
+
 1. A short plain autoencoder. Then its latent is turned to its principal axes,
    which the neighbouring linear layers absorb: a coarse granularity, a prefix
    of the latent, then sees what tells items apart most. Without it the coarse
@@ -11,6 +14,7 @@
    early stop, and the codes that some row leaves unused, which are revived.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,10 +23,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
+from holorec_jax import sharding
 from holorec_jax.errors import UserError
-from holorec_jax.quantize import collisions, fitted, kmeans, nested, residual
+from holorec_jax.quantize import (
+  collisions,
+  fitted,
+  kmeans,
+  nested,
+  residual,
+  stream,
+)
 from holorec_jax.quantize.nested import NestedConfig
 
 # Steps between two looks at all items.
@@ -74,8 +87,24 @@ def _steps_per_epoch(num_items: int, config: NestedConfig) -> int:
   return -(-num_items // config.batch_size)
 
 
+def batch_size(num_items: int, config: Any) -> int:
+  """Items of each of an epoch's equal batches."""
+  return num_items // _steps_per_epoch(num_items, config)
+
+
+def place(x_IW: np.ndarray, config: Any, mesh: Mesh) -> tuple[jax.Array, Mesh]:
+  """All vectors on each device that shares the batches, and the mesh of these.
+
+  Copies, since every device needs any rows next: of `fit_items` at most.
+  """
+  sharers = stream.training_mesh(batch_size(len(x_IW), config), mesh)
+  return jax.device_put(x_IW, sharding.replicated(sharers)), sharers
+
+
 @functools.partial(
-  jax.jit, static_argnames=("losses", "config", "epochs"), donate_argnums=0
+  jax.jit,
+  static_argnames=("losses", "config", "epochs", "mesh"),
+  donate_argnums=0,
 )
 def train_epochs(
   state: State,
@@ -86,6 +115,7 @@ def train_epochs(
   losses: Loss,
   config: NestedConfig,
   epochs: int,
+  mesh: Mesh | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
   """Whole epochs in equal batches; at most steps - 1 items sit one out.
 
@@ -97,17 +127,22 @@ def train_epochs(
     losses: parameters, vectors, weights, config -> named losses, summed.
     config: the quantizer and its training.
     epochs: passes over the items.
+    mesh: devices that hold x_IW and share each batch, by `place`; None: one.
 
   Returns:
     The new state and the last epoch's mean losses.
   """
   steps = _steps_per_epoch(len(x_IW), config)
-  batch = len(x_IW) // steps
+  batch = batch_size(len(x_IW), config)
   optimizer = _optimizer(config)
 
   def step(state, index_B):
+    x_BW = x_IW[index_B]
+    if mesh is not None:
+      x_BW = jax.lax.with_sharding_constraint(x_BW, sharding.by_row(mesh))
+
     def total(params):
-      parts = losses(params, x_IW[index_B], weight_RLV, config)
+      parts = losses(params, x_BW, weight_RLV, config)
       return sum(parts.values()), parts
 
     grads, parts = jax.grad(total, has_aux=True)(state.params)
@@ -128,7 +163,7 @@ def _latents(params, x_IW, config):
   return jax.lax.map(
     lambda x_W: nested.encode(params, x_W, config),
     x_IW,
-    batch_size=fitted.CHUNK,
+    batch_size=stream.CHUNK,
   )
 
 
@@ -224,7 +259,9 @@ def balance_weights(use_RLV: np.ndarray, balance: float) -> jax.Array:
   )
 
 
-def _start(x_IW: jax.Array, key: jax.Array, config: NestedConfig, epochs: int):
+def _start(
+  x_IW: jax.Array, key: jax.Array, config: NestedConfig, epochs: int, mesh: Mesh
+):
   """Parameters after the autoencoder and k-means."""
   params = jax.jit(nested.NestedQuantizer(config).init)(key, x_IW[:1])["params"]
   params = {name: params[name] for name in ("encoder", "decoder")}
@@ -236,6 +273,7 @@ def _start(x_IW: jax.Array, key: jax.Array, config: NestedConfig, epochs: int):
     losses=autoencoder_losses,
     config=config,
     epochs=epochs,
+    mesh=mesh,
   )
   encoder, decoder = to_principal_axes(
     **state.params, z_ID=np.asarray(_latents(state.params, x_IW, config))
@@ -262,22 +300,29 @@ def _check_fit(num_items: int, config: NestedConfig) -> None:
 
 
 def fit(
-  vectors_IW: np.ndarray, config: NestedConfig, progress: bool = True
+  vectors_IW: np.ndarray,
+  config: NestedConfig,
+  progress: bool = True,
+  mesh: Mesh | None = None,
 ) -> fitted.FittedQuantizer:
   """Fits the quantizer and codes every item; the same seed, the same codes.
 
   Args:
-    vectors_IW: finite item vectors, standardised per column by the caller.
+    vectors_IW: finite item vectors, standardised per column by the caller; a
+      memory map will do.
     config: the quantizer and its training.
     progress: whether to show a progress bar on stderr.
+    mesh: the devices; all of this process by default. Another mesh, another
+      rounding, and nothing else.
 
   Raises:
     UserError: the vectors are not finite, or codes are more than items.
   """
-  vectors_IW = np.asarray(vectors_IW, np.float32)
   fitted.check_vectors(vectors_IW)
   _check_fit(len(vectors_IW), config)
-  steps = _steps_per_epoch(len(vectors_IW), config)
+  mesh = stream.local_mesh() if mesh is None else mesh
+  sample_SW = stream.sample(vectors_IW, config.fit_items, config.seed)
+  steps = _steps_per_epoch(len(sample_SW), config)
   warmup = -(-config.warmup_steps // steps)
   per_round = max(1, ROUND_STEPS // steps)
   rounds = -(-config.steps // (per_round * steps))
@@ -287,18 +332,24 @@ def fit(
     unit="epoch",
     disable=not progress,
   ) as bar:
-    return _fit(vectors_IW, config, bar, warmup, per_round, rounds)
+    quantizer = _fit(sample_SW, config, bar, mesh, warmup, per_round, rounds)
+  if len(sample_SW) == len(vectors_IW):
+    return quantizer
+  sids_IRL, error = fitted.encode_items(
+    quantizer.params, vectors_IW, config, mesh, progress
+  )
+  return dataclasses.replace(quantizer, sids_IRL=sids_IRL, reconstruction=error)
 
 
-def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
+def _fit(vectors_IW, config, bar, mesh, warmup, per_round, rounds):
   """`fit` with epochs counted: `rounds` of `per_round` after `warmup`."""
-  x_IW = jnp.asarray(vectors_IW)
+  x_IW, sharers = place(vectors_IW, config, mesh)
   key = jax.random.key(config.seed)
   rng = np.random.default_rng(config.seed)
-  params = _start(x_IW, key, config, warmup)
+  params = _start(x_IW, key, config, warmup, sharers)
   bar.update(warmup)
   state = start_state(params, config)
-  sids_IRL, _, error = fitted.encode_items(params, vectors_IW, config)
+  sids_IRL, error = fitted.encode_items(params, vectors_IW, config, mesh)
   history: list[dict[str, float]] = []
   for index in range(rounds):
     use_RLV = usage(sids_IRL, config.codes)
@@ -314,8 +365,11 @@ def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
       losses=quantizer_losses,
       config=config,
       epochs=per_round,
+      mesh=sharers,
     )
-    sids_IRL, _, error = fitted.encode_items(state.params, vectors_IW, config)
+    sids_IRL, error = fitted.encode_items(
+      state.params, vectors_IW, config, mesh
+    )
     rate = collisions.collision_rate(sids_IRL[:, -1])
     history.append(
       {"epoch": (index + 1) * per_round, "collision_rate": rate}

@@ -8,57 +8,73 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 
 from holorec_jax import artifacts
 from holorec_jax.errors import UserError
-from holorec_jax.quantize import nested, residual
+from holorec_jax.quantize import nested, residual, stream
 
-# One program for catalogues and single new items alike, so that an item's
-# codes do not depend on the company it is encoded in.
-CHUNK = 1024
 VERSION = 2
 KIND = "nested"
+# Rows of vectors that are looked through at a time.
+SCANNED = 65_536
+
+
+class Encoded(NamedTuple):
+  """What the quantizer says of a block of items.
+
+  Attributes:
+    codes_BRL: int32.
+    residual_BD: what the fine row's last level had to quantize.
+    error_B: mean squared error of the item decoded from the fine row.
+  """
+
+  codes_BRL: jax.Array
+  residual_BD: jax.Array
+  error_B: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _encode_chunk(params, x_BW, config):
-  """Codes (B, R, L), the fine row's last residual, its decoding's error."""
+def encode_block(
+  params: Any, x_BW: jax.Array, config: nested.NestedConfig
+) -> Encoded:
+  """The program that codes items; each row for itself."""
   z_BD = nested.encode(params, x_BW, config)
   rows = residual.rows(z_BD, params["codebooks"], config.dims)
   codes_BRL = jnp.stack([row.codes_BL for row in rows], 1)
   xhat_BW = nested.decode(params, rows[-1].total_Bd, x_BW.shape[-1], config)
   error_B = jnp.mean((xhat_BW - x_BW) ** 2, -1)
-  return codes_BRL, rows[-1].residuals[-2], error_B
+  return Encoded(codes_BRL, rows[-1].residuals[-2], error_B)
 
 
 def encode_items(
-  params: Any, vectors_IW: np.ndarray, config: nested.NestedConfig
-) -> tuple[np.ndarray, np.ndarray, float]:
-  """Quantizes items in chunks.
+  params: Any,
+  vectors_IW: np.ndarray,
+  config: nested.NestedConfig,
+  mesh: Mesh | None = None,
+  progress: bool = False,
+) -> tuple[np.ndarray, float]:
+  """Quantizes items; arguments as of `stream.encode`.
 
   Returns:
-    codes_IRL int32; residuals_ID, what the fine row's last level had to
-    quantize; and the mean squared error of the items decoded from it.
+    codes_IRL int32, and the mean squared error of the items decoded from their
+    fine codes.
   """
-  codes, residuals, errors = [], [], []
-  for start in range(0, len(vectors_IW), CHUNK):
-    x_BW = np.asarray(vectors_IW[start : start + CHUNK], np.float32)
-    pad = ((0, CHUNK - len(x_BW)), (0, 0))
-    outputs = _encode_chunk(params, np.pad(x_BW, pad), config)
-    codes_BRL, residual_BD, error_B = (
-      np.asarray(output)[: len(x_BW)] for output in outputs
-    )
-    codes.append(codes_BRL)
-    residuals.append(residual_BD)
-    errors.append(error_B)
-  error = float(np.mean(np.concatenate(errors)))
-  return np.concatenate(codes), np.concatenate(residuals), error
+  codes_IRL, error_I = stream.encode(
+    functools.partial(encode_block, config=config),
+    params,
+    vectors_IW,
+    lambda block: (block.codes_BRL, block.error_B),
+    mesh,
+    progress,
+  )
+  return codes_IRL, float(np.mean(error_I))
 
 
 def check_vectors(vectors_IW: np.ndarray) -> None:
@@ -67,7 +83,12 @@ def check_vectors(vectors_IW: np.ndarray) -> None:
     raise UserError(
       f"item vectors have shape {vectors_IW.shape}; expected (items, width)."
     )
-  bad_I = ~np.isfinite(vectors_IW).all(1)
+  bad_I = np.concatenate(
+    [
+      ~np.isfinite(vectors_IW[start : start + SCANNED]).all(1)
+      for start in range(0, len(vectors_IW), SCANNED)
+    ]
+  )
   if bad_I.any():
     raise UserError(
       f"item vectors hold NaN or Inf in {bad_I.sum()} of {len(bad_I)} rows, "
@@ -118,7 +139,11 @@ class FittedQuantizer:
   def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
     """(N, D): what the fine row's last level quantized; for `reassign`."""
     check_width(vectors_NW, self._width)
-    return encode_items(self.params, vectors_NW, self.config)[1]
+    program = functools.partial(encode_block, config=self.config)
+    [residual_ND] = stream.encode(
+      program, self.params, vectors_NW, lambda block: (block.residual_BD,)
+    )
+    return residual_ND
 
   @property
   def _width(self) -> int:

@@ -41,14 +41,13 @@ def report(
   """
   granularities = []
   for r, dim in enumerate(dims):
-    codes_IL = sids_IRL[:, r]
-    groups_I = collisions.groups(codes_IL)
+    levels, size_G = _levels(sids_IRL[:, r], num_codes)
     granularities.append(
       {
         "dims": int(dim),
-        "collision_rate": collisions.collision_rate(codes_IL),
-        "largest_group": int(np.bincount(groups_I).max()),
-        "levels": _levels(codes_IL, num_codes),
+        "collision_rate": 1.0 - len(size_G) / len(sids_IRL),
+        "largest_group": int(size_G.max()),
+        "levels": levels,
       }
     )
   return {
@@ -58,19 +57,25 @@ def report(
   }
 
 
-def _entropy(label_I: np.ndarray) -> float:
-  share = np.unique(label_I, return_counts=True)[1] / len(label_I)
+def _entropy(size_G: np.ndarray) -> float:
+  share = size_G / size_G.sum()
   return float(-np.sum(share * np.log2(share)))
 
 
-def _levels(codes_IL: np.ndarray, num_codes: int) -> list[dict[str, Any]]:
+def _levels(
+  codes_IL: np.ndarray, num_codes: int
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+  """Health of each level, and how many items have each code string."""
   levels = []
   before = 0.0
-  for level in range(codes_IL.shape[1]):
-    used = len(np.unique(codes_IL[:, level]))
-    entropy = _entropy(codes_IL[:, level])
+  size_G = np.array([len(codes_IL)])
+  for code_I, group_I in zip(codes_IL.T, collisions.prefix_groups(codes_IL)):
+    size_V = np.bincount(code_I)
+    used = int(np.count_nonzero(size_V))
+    entropy = _entropy(size_V[size_V > 0])
     # H(s_l | s_<l) = H(s_<=l) - H(s_<l).
-    upto = _entropy(collisions.groups(codes_IL[:, : level + 1]))
+    size_G = np.bincount(group_I)
+    upto = _entropy(size_G)
     levels.append(
       {
         "used": used,
@@ -81,7 +86,12 @@ def _levels(codes_IL: np.ndarray, num_codes: int) -> list[dict[str, Any]]:
       }
     )
     before = upto
-  return levels
+  return levels, size_G
+
+
+def _unit(vectors_NW: np.ndarray) -> np.ndarray:
+  norm_N1 = np.linalg.norm(vectors_NW, axis=1, keepdims=True)
+  return vectors_NW / np.maximum(norm_N1, 1e-12)
 
 
 def neighbour_agreement(
@@ -95,15 +105,14 @@ def neighbour_agreement(
   neighbours = min(NEIGHBOURS, num_items - 1)
   if neighbours < 1:
     return 1.0
-  norm_I1 = np.linalg.norm(vectors_IW, axis=1, keepdims=True)
-  unit_IW = vectors_IW / np.maximum(norm_I1, 1e-12)
   queries = max(1, min(QUERIES, PAIRS // num_items, num_items))
   query_Q = np.random.default_rng(seed).choice(num_items, queries, False)
+  query_QW = _unit(vectors_IW[query_Q])
   best_QN = np.zeros((queries, 0), np.int64)
   score_QN = np.zeros((queries, 0), np.float32)
   for start in range(0, num_items, CHUNK):
     chunk_C = np.arange(start, min(start + CHUNK, num_items))
-    score_QC = unit_IW[query_Q] @ unit_IW[chunk_C].T
+    score_QC = query_QW @ _unit(vectors_IW[start : start + CHUNK]).T
     score_QC[query_Q[:, None] == chunk_C] = -np.inf
     score_QC = np.concatenate([score_QN, score_QC], 1)
     item_QC = np.concatenate(

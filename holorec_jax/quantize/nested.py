@@ -47,6 +47,8 @@ class NestedConfig:
       none. S2GR's is 0.1.
     uniformity_margin: distance below which code vectors repel; the latent has
       variance one per dimension as training begins.
+    fit_items: items that the fit looks at. A larger catalogue is fitted on a
+      sample of so many, at best a multiple of batch_size, and then coded.
     batch_size: items per step.
     learning_rate: AdamW's, constant.
     weight_decay: AdamW's.
@@ -66,6 +68,7 @@ class NestedConfig:
   balance: float = 0.1
   uniformity: float = 0.0
   uniformity_margin: float = 1.0
+  fit_items: int = 262_144
   batch_size: int = 1024
   learning_rate: float = 1e-3
   weight_decay: float = 1e-4
@@ -84,6 +87,7 @@ class NestedConfig:
       balance="[0, 0.5)",
       uniformity="[0, inf)",
       uniformity_margin="(0, inf)",
+      fit_items=f"[{self.codes}, inf)",
       batch_size="[1, inf)",
       learning_rate="(0, inf)",
       weight_decay="[0, inf)",

@@ -62,6 +62,8 @@ class ParallelConfig:
     balance: pressure on crowded codes in training: a code used n times the
       mean looks 1 + balance (n - 1) times as far, clipped to 1 +- 2 balance,
       which has to stay positive.
+    fit_items: items that the fit looks at. A larger catalogue is fitted on a
+      sample of so many, at best a multiple of batch_size, and then coded.
     batch_size: items per step.
     learning_rate: AdamW's, constant.
     weight_decay: AdamW's.
@@ -83,6 +85,7 @@ class ParallelConfig:
   gate_balance: float = 0.1
   commitment: float = 0.25
   balance: float = 0.2
+  fit_items: int = 262_144
   batch_size: int = 1024
   learning_rate: float = 1e-3
   weight_decay: float = 1e-4
@@ -103,6 +106,7 @@ class ParallelConfig:
       gate_balance="[0, inf)",
       commitment="[0, inf)",
       balance="[0, 0.5)",
+      fit_items=f"[{self.codes}, inf)",
       batch_size="[1, inf)",
       learning_rate="(0, inf)",
       weight_decay="[0, inf)",

@@ -3,15 +3,17 @@
 As `fit` does for the nested quantizer: a short plain autoencoder, balanced
 k-means of each expert's output, then AdamW on all losses in rounds of whole
 epochs; after a round all items are encoded, which gives the curves, the early
-stop and the unused codes to revive.
+stop and the unused codes to revive. Large catalogues by a sample, likewise.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from holorec_jax.errors import UserError
@@ -21,6 +23,7 @@ from holorec_jax.quantize import (
   kmeans,
   parallel,
   parallel_fitted,
+  stream,
 )
 from holorec_jax.quantize import fit as nested_fit
 from holorec_jax.quantize.parallel import ParallelConfig
@@ -33,7 +36,7 @@ def _experts(params, x_IW, config):
   return jax.lax.map(
     lambda x_W: model.apply({"params": params}, x_W, method="encode")[0],
     x_IW,
-    batch_size=fitted.CHUNK,
+    batch_size=stream.CHUNK,
   )
 
 
@@ -74,7 +77,7 @@ def revive(
   return jnp.where(unused_MV[..., None], fresh_MVD, books_MVD)
 
 
-def _start(x_IW, key, config, epochs):
+def _start(x_IW, key, config, epochs, mesh):
   """Parameters after the autoencoder and k-means."""
   model = parallel.model(config, x_IW.shape[1])
   params = jax.jit(model.init)(key, x_IW[:1])["params"]
@@ -86,6 +89,7 @@ def _start(x_IW, key, config, epochs):
     losses=autoencoder_losses,
     config=config,
     epochs=epochs,
+    mesh=mesh,
   )
   experts_IMD = np.asarray(_experts(state.params, x_IW, config))
   books = [
@@ -96,26 +100,29 @@ def _start(x_IW, key, config, epochs):
 
 
 def fit(
-  vectors_IW: np.ndarray, config: ParallelConfig, progress: bool = True
+  vectors_IW: np.ndarray,
+  config: ParallelConfig,
+  progress: bool = True,
+  mesh: Mesh | None = None,
 ) -> parallel_fitted.FittedParallel:
   """Fits the quantizer and codes every item; the same seed, the same codes.
 
   Args:
-    vectors_IW: finite item vectors, standardised per column by the caller.
+    vectors_IW: as of `fit.fit`, and so are progress and mesh.
     config: the quantizer and its training.
-    progress: whether to show a progress bar on stderr.
 
   Raises:
     UserError: the vectors are not finite, or codes are more than items.
   """
-  vectors_IW = np.asarray(vectors_IW, np.float32)
   fitted.check_vectors(vectors_IW)
   if len(vectors_IW) < config.codes:
     raise UserError(
       f"{config.codes} codes per codebook are more than {len(vectors_IW)} "
       f"items can fill; lower codes to {max(1, len(vectors_IW) // 4)} or less."
     )
-  steps = -(-len(vectors_IW) // config.batch_size)
+  mesh = stream.local_mesh() if mesh is None else mesh
+  sample_SW = stream.sample(vectors_IW, config.fit_items, config.seed)
+  steps = -(-len(sample_SW) // config.batch_size)
   warmup = -(-config.warmup_steps // steps)
   per_round = max(1, nested_fit.ROUND_STEPS // steps)
   rounds = -(-config.steps // (per_round * steps))
@@ -125,17 +132,28 @@ def fit(
     unit="epoch",
     disable=not progress,
   ) as bar:
-    return _fit(vectors_IW, config, bar, warmup, per_round, rounds)
+    quantizer = _fit(sample_SW, config, bar, mesh, warmup, per_round, rounds)
+  if len(sample_SW) == len(vectors_IW):
+    return quantizer
+  codes_IM, error = parallel_fitted.encode_codes(
+    quantizer.params, vectors_IW, config, mesh, progress
+  )
+  return dataclasses.replace(
+    quantizer, sids_IRL=codes_IM[:, None], reconstruction=error
+  )
 
 
-def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
+def _fit(vectors_IW, config, bar, mesh, warmup, per_round, rounds):
   """`fit`, epochs counted: `rounds` of `per_round` after `warmup`."""
-  x_IW = jnp.asarray(vectors_IW)
+  x_IW, sharers = nested_fit.place(vectors_IW, config, mesh)
   key = jax.random.key(config.seed)
   rng = np.random.default_rng(config.seed)
-  state = nested_fit.start_state(_start(x_IW, key, config, warmup), config)
+  params = _start(x_IW, key, config, warmup, sharers)
+  state = nested_fit.start_state(params, config)
   bar.update(warmup)
-  encoded = parallel_fitted.encode_items(state.params, vectors_IW, config)
+  encoded = parallel_fitted.encode_items(
+    state.params, vectors_IW, config, mesh=mesh
+  )
   history: list[dict[str, float]] = []
   for index in range(rounds):
     use_RMV = nested_fit.usage(encoded.codes_IM[:, None], config.codes)
@@ -151,8 +169,11 @@ def _fit(vectors_IW, config, bar, warmup, per_round, rounds):
       losses=quantizer_losses,
       config=config,
       epochs=per_round,
+      mesh=sharers,
     )
-    encoded = parallel_fitted.encode_items(state.params, vectors_IW, config)
+    encoded = parallel_fitted.encode_items(
+      state.params, vectors_IW, config, mesh=mesh
+    )
     rate = collisions.collision_rate(encoded.codes_IM)
     error = float(encoded.error_I.mean())
     history.append(

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from holorec_jax.quantize import fitted, parallel
+from holorec_jax.quantize import fitted, parallel, stream
 from holorec_jax.quantize.parallel import ParallelConfig
 
 KIND = "parallel"
@@ -25,15 +26,20 @@ class Encoded(NamedTuple):
     error_I: mean squared error of each item's decoding.
   """
 
-  codes_IM: np.ndarray
-  last_ID: np.ndarray
-  gate_IM: np.ndarray
-  error_I: np.ndarray
+  codes_IM: Any
+  last_ID: Any
+  gate_IM: Any
+  error_I: Any
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _encode_chunk(params, x_BW, gate_M, config):
-  """`Encoded` of a chunk, decoded with gate_M where that is given."""
+def encode_block(
+  params: Any,
+  x_BW: jax.Array,
+  gate_M: np.ndarray | None,
+  config: ParallelConfig,
+) -> Encoded:
+  """The program that codes items, decoded with gate_M where it is given."""
   model = parallel.model(config, x_BW.shape[-1])
   experts_BMD, gate_BM = model.apply({"params": params}, x_BW, method="encode")
   codes_BM, vectors_BMD = parallel.quantize(experts_BMD, params["codebooks"])
@@ -44,7 +50,7 @@ def _encode_chunk(params, x_BW, gate_M, config):
     {"params": params}, parallel.mix(used_BM, vectors_BMD), method="decode"
   )
   error_B = jnp.mean((xhat_BW - x_BW) ** 2, -1)
-  return codes_BM, experts_BMD[:, -1], gate_BM, error_B
+  return Encoded(codes_BM, experts_BMD[:, -1], gate_BM, error_B)
 
 
 def encode_items(
@@ -52,8 +58,9 @@ def encode_items(
   vectors_IW: np.ndarray,
   config: ParallelConfig,
   gate_M: np.ndarray | None = None,
+  mesh: Mesh | None = None,
 ) -> Encoded:
-  """Quantizes items in chunks.
+  """Quantizes items.
 
   Args:
     params: of the `ParallelQuantizer`.
@@ -61,15 +68,31 @@ def encode_items(
     config: the quantizer.
     gate_M: decode every item with this gate instead of its own, which tells
       the decoder of x what no code says.
+    mesh: as of `stream.encode`.
   """
-  size = fitted.CHUNK
-  chunks = []
-  for start in range(0, len(vectors_IW), size):
-    x_BW = np.asarray(vectors_IW[start : start + size], np.float32)
-    pad = ((0, size - len(x_BW)), (0, 0))
-    outputs = _encode_chunk(params, np.pad(x_BW, pad), gate_M, config)
-    chunks.append([np.asarray(output)[: len(x_BW)] for output in outputs])
-  return Encoded(*map(np.concatenate, zip(*chunks)))
+  program = functools.partial(encode_block, gate_M=gate_M, config=config)
+  return Encoded(
+    *stream.encode(program, params, vectors_IW, lambda block: block, mesh)
+  )
+
+
+def encode_codes(
+  params: Any,
+  vectors_IW: np.ndarray,
+  config: ParallelConfig,
+  mesh: Mesh | None = None,
+  progress: bool = False,
+) -> tuple[np.ndarray, float]:
+  """Codes (I, M) and the mean error alone, which is little of an `Encoded`."""
+  codes_IM, error_I = stream.encode(
+    functools.partial(encode_block, gate_M=None, config=config),
+    params,
+    vectors_IW,
+    lambda block: (block.codes_IM, block.error_I),
+    mesh,
+    progress,
+  )
+  return codes_IM, float(error_I.mean())
 
 
 def gate_report(gate_IM: np.ndarray) -> dict[str, float]:
@@ -121,12 +144,13 @@ class FittedParallel:
 
   def describe(self, vectors_NW: np.ndarray) -> Encoded:
     """Codes, gate and decoding error of any items."""
-    fitted.check_width(vectors_NW, len(self.params["router"]["kernel"]))
+    self._check_width(vectors_NW)
     return encode_items(self.params, vectors_NW, self.config)
 
   def encode(self, vectors_NW: np.ndarray) -> np.ndarray:
     """Codes (N, 1, M) of any items, new ones too, by the frozen quantizer."""
-    return self.describe(vectors_NW).codes_IM[:, None]
+    self._check_width(vectors_NW)
+    return encode_codes(self.params, vectors_NW, self.config)[0][:, None]
 
   def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
     """(N, D): the last expert's output, which its codebook quantizes.
@@ -134,6 +158,9 @@ class FittedParallel:
     With it `collisions.resolve` moves items to codes of the last codebook.
     """
     return self.describe(vectors_NW).last_ID
+
+  def _check_width(self, vectors_NW):
+    fitted.check_width(vectors_NW, len(self.params["router"]["kernel"]))
 
   def save(self, folder: str | os.PathLike[str]) -> None:
     """Writes quantizer.npz and quantizer.json into an existing folder."""

@@ -7,7 +7,8 @@ that make the clusters even (`even_kmeans`):
 
 The prices belong to the quantizer, so new items are spread as the fitted ones
 are. The balanced form of OneRec (arXiv 2502.18965), with prices in place of
-quotas. Items lie split over the devices by row, and so does all work on them.
+quotas. Items lie split over the devices by row, and so does all work on them;
+of a catalogue larger than `fit_items` these are a sample (`stream`).
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from holorec_jax.quantize import (
   fitted,
   kmeans,
   residual,
+  stream,
 )
 from holorec_jax.ranges import check_ranges
 
@@ -43,6 +45,7 @@ class RqKmeansConfig:
       width; 0 clusters the vectors as they are.
     iterations: moves of each level's centres; each looks at all items some
       five times.
+    fit_items: items that the fit looks at; larger catalogues by a sample.
     seed: of the first centres.
   """
 
@@ -50,6 +53,7 @@ class RqKmeansConfig:
   codes: int = 256
   dims: int = 64
   iterations: int = 15
+  fit_items: int = 262_144
   seed: int = 0
 
   def __post_init__(self):
@@ -60,6 +64,7 @@ class RqKmeansConfig:
       codes="[1, inf)",
       dims="[0, inf)",
       iterations="[1, inf)",
+      fit_items=f"[{self.codes}, inf)",
       seed="[0, inf)",
     )
 
@@ -81,18 +86,6 @@ def _encode_block(params, x_BW):
   left_LB = jnp.stack([jnp.sum(r_BD**2, -1) for r_BD in row.residuals[1:]])
   error_BL = (dropped_B + left_LB).T / x_BW.shape[-1]
   return row.codes_BL, row.residuals[-2], error_BL
-
-
-def _encode_items(params, vectors_IW, mesh):
-  """`_encode_block` in blocks of fitted.CHUNK items a device."""
-  block = fitted.CHUNK * mesh.size
-  outputs: list[list[np.ndarray]] = []
-  for start in range(0, len(vectors_IW), block):
-    x_BW = np.asarray(vectors_IW[start : start + block], np.float32)
-    padded_BW = np.pad(x_BW, ((0, block - len(x_BW)), (0, 0)))
-    parts = _encode_block(params, sharding.put_rows(padded_BW, mesh))
-    outputs.append([np.asarray(part)[: len(x_BW)] for part in parts])
-  return [np.concatenate(parts) for parts in zip(*outputs)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,15 +119,18 @@ class FittedRqKmeans:
 
   def encode(self, vectors_NW: np.ndarray) -> np.ndarray:
     """Codes (N, 1, L) of any items, new ones too."""
-    return self._encode(vectors_NW)[0][:, None]
+    return self._encode(vectors_NW, 0)[:, None]
 
   def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
     """(N, D): what the last level quantized; for `reassign`."""
-    return self._encode(vectors_NW)[1]
+    return self._encode(vectors_NW, 1)
 
-  def _encode(self, vectors_NW):
+  def _encode(self, vectors_NW, output):
     fitted.check_width(vectors_NW, len(self.params["mean"]))
-    return _encode_items(self.params, vectors_NW, sharding.make_mesh())
+    [kept] = stream.encode(
+      _encode_block, self.params, vectors_NW, lambda block: (block[output],)
+    )
+    return kept
 
   def save(self, folder: str | os.PathLike[str]) -> None:
     """Writes quantizer.npz and quantizer.json into an existing folder."""
@@ -166,10 +162,10 @@ def fit(
     UserError: the vectors are not finite, or codes are more than items.
   """
   fitted.check_vectors(vectors_IW)
-  mesh = sharding.make_mesh() if mesh is None else mesh
-  num_items = len(vectors_IW)
+  mesh = stream.local_mesh() if mesh is None else mesh
+  x_IW = stream.sample(vectors_IW, config.fit_items, config.seed)
+  num_items = len(x_IW)
   rows = even_kmeans.padded_rows(num_items, mesh.size)
-  x_IW = np.asarray(vectors_IW, np.float32)
   x_IW = sharding.put_rows(np.pad(x_IW, ((0, rows - num_items), (0, 0))), mesh)
   mean_W, covariance_WW = even_kmeans.moments(x_IW, num_items)
   params = {"mean": mean_W}
@@ -196,14 +192,21 @@ def fit(
     books.append(centres_VD)
     prices.append(price_V)
   params |= {"codebooks": jnp.stack(books), "prices": jnp.stack(prices)}
-  codes_IL, _, error_IL = _encode_items(params, vectors_IW, mesh)
+  codes_IL, error_IL = stream.encode(
+    _encode_block,
+    params,
+    vectors_IW,
+    lambda block: (block[0], block[2]),
+    mesh,
+    progress,
+  )
   history = [
     {
-      "level": level,
-      "collision_rate": collisions.collision_rate(codes_IL[:, :level]),
-      "reconstruction": float(np.mean(error_IL[:, level - 1])),
+      "level": level + 1,
+      "collision_rate": 1.0 - float(group_I.max() + 1) / len(codes_IL),
+      "reconstruction": float(np.mean(error_IL[:, level])),
     }
-    for level in range(1, config.levels + 1)
+    for level, group_I in enumerate(collisions.prefix_groups(codes_IL))
   ]
   error = history[-1]["reconstruction"]
   return FittedRqKmeans(config, params, codes_IL[:, None], error, history)

@@ -27,6 +27,18 @@ def test_groups_do_not_overflow_long_strings():
   assert collisions.groups(codes_IL).tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("codes", [3, 100_000])
+def test_groups_of_few_and_of_many_codes_are_those_of_numpy(codes):
+  # The first are ranked by a table, the others by sorting.
+  codes_IL = np.random.default_rng(0).integers(codes, size=(500, 3))
+  codes_IL[::7] = codes_IL[1]
+  for level, group_I in enumerate(collisions.prefix_groups(codes_IL), 1):
+    _, expected_I = np.unique(codes_IL[:, :level], axis=0, return_inverse=True)
+    np.testing.assert_array_equal(group_I, expected_I)
+  np.testing.assert_array_equal(collisions.groups(codes_IL), group_I)
+  assert collisions.groups(codes_IL[:, :0]).tolist() == [0] * 500
+
+
 def test_leaf_leaves_the_codes():
   codes_IL = np.zeros((3, 2), np.int32)
   assert collisions.resolve(codes_IL, "leaf", 4) is codes_IL
@@ -65,6 +77,14 @@ def test_reassign_is_distinct_and_moves_only_what_it_must(seed):
   for group in range(group_I.max() + 1):
     members = np.flatnonzero(group_I == group)
     assert not changed_I[members[gap_I[members].argmin()]]
+
+
+def test_reassign_by_parts_is_reassign_of_all(monkeypatch):
+  crowd = _crowd(0, items=50)
+  whole_IL = collisions.resolve(crowd[0], "reassign", 8, *crowd[1:])
+  monkeypatch.setattr(collisions, "FAMILIES", 3)
+  parts_IL = collisions.resolve(crowd[0], "reassign", 8, *crowd[1:])
+  np.testing.assert_array_equal(parts_IL, whole_IL)
 
 
 def test_reassign_fills_a_family_to_the_brim_and_no_further():

@@ -129,7 +129,7 @@ def test_revival_gives_every_unused_code_an_item():
   # Two codes of level 0 lie too far away to be used.
   books_LVD = params["codebooks"].at[0, :2].set(1e3)
   params = {**params, "codebooks": books_LVD}
-  sids_IRL, _, _ = fitted.encode_items(params, np.asarray(x_IW), config)
+  sids_IRL, _ = fitted.encode_items(params, np.asarray(x_IW), config)
   unused_RLV = fit.usage(sids_IRL, config.codes) == 0
   assert unused_RLV[:, 0, :2].all()
   unused_RLV[:, :, 2:] = unused_RLV[:, 1] = False

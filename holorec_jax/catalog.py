@@ -17,6 +17,7 @@ import numpy as np
 
 from holorec_jax import tree as tree_lib
 from holorec_jax.errors import UserError
+from holorec_jax.neighbours import Neighbours
 from holorec_jax.ranges import check_ranges
 
 
@@ -52,6 +53,7 @@ class Catalog:
     log_share_I: float32 log share of an item among its leaf's active items;
       -inf where it is not active.
     tree: the prefix tree of the active items' codes_IL.
+    neighbours: what search heeds beside the network; None: nothing.
   """
 
   sids_IRL: np.ndarray
@@ -62,6 +64,7 @@ class Catalog:
   active_I: np.ndarray
   log_share_I: np.ndarray
   tree: tree_lib.Tree
+  neighbours: Neighbours | None = None
 
   @property
   def num_items(self) -> int:
@@ -160,6 +163,7 @@ def add_items(
     catalog.smoothing,
     active_I,
     tree_lib.build_tree(codes_IL, catalog.num_codes, np.flatnonzero(active_I)),
+    catalog.neighbours,
   )
 
 
@@ -208,6 +212,7 @@ def set_active(catalog: Catalog, active_I: np.ndarray) -> Catalog:
     tree_lib.build_tree(
       catalog.codes_IL, catalog.num_codes, np.flatnonzero(active_I)
     ),
+    catalog.neighbours,
   )
 
 
@@ -227,6 +232,7 @@ def _assemble(
   smoothing: float,
   active_I: np.ndarray,
   tree: tree_lib.Tree,
+  neighbours: Neighbours | None = None,
 ) -> Catalog:
   """Computes what follows from the items and their tree: the shares."""
   _check_counts(counts_I)
@@ -245,6 +251,7 @@ def _assemble(
     active_I=active_I,
     log_share_I=log_share_I,
     tree=tree,
+    neighbours=neighbours and neighbours.lengthened(len(codes_IL)),
   )
 
 

@@ -7,6 +7,7 @@ from flax import struct
 
 from holorec_jax import tree as tree_lib
 from holorec_jax.catalog import Catalog
+from holorec_jax.neighbours import Neighbours
 
 
 @struct.dataclass
@@ -20,12 +21,14 @@ class Codes:
       first 1 .. L identifying codes.
     continuations_ILX: packed bits of the codes that may come at each level
       (`tree.continuations`), for models with softmax="tree"; else None.
+    neighbours: what search heeds beside the network; None: nothing.
   """
 
   sids_IRL: jax.Array
   fine_IL: jax.Array
   share_IL: jax.Array
   continuations_ILX: jax.Array | None = None
+  neighbours: Neighbours | None = None
 
 
 def device_codes(
@@ -46,9 +49,15 @@ def device_codes(
   continuations_ILX = None
   if softmax == "tree":
     continuations_ILX = put(tree_lib.continuations(catalog.tree))
+  neighbours = catalog.neighbours
+  if neighbours is not None:
+    neighbours = jax.tree.map(
+      jnp.asarray, neighbours.lengthened(capacity or catalog.num_items)
+    )
   return Codes(
     sids_IRL=put(catalog.sids_IRL),
     fine_IL=put(catalog.codes_IL),
     share_IL=put(tree_lib.shares(catalog.tree)),
     continuations_ILX=continuations_ILX,
+    neighbours=neighbours,
   )

@@ -24,7 +24,7 @@ LAYERS = (
   ("data",),
   ("vectors",),
   ("quantize",),
-  ("tree", "tree_files", "set_index", "catalog", "codes"),
+  ("tree", "tree_files", "set_index", "neighbours", "catalog", "codes"),
   ("nn",),
   ("models",),
   ("decode",),

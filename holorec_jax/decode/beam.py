@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from holorec_jax.decode import filters
+from holorec_jax.decode.evidence import Evidence
 from holorec_jax.decode.filters import Live, Masks
 from holorec_jax.decode.search_tree import (
   BETWEEN,
@@ -36,13 +37,17 @@ class Beams:
 
   Attributes:
     node_BM: int32 tree node of each prefix; the root for a dead slot.
-    score_BM: float32 sum of log-probabilities; -inf marks a dead slot.
+    score_BM: float32 sum of log-probabilities and what evidence adds; -inf
+      marks a dead slot.
     level_score_BML: float32 log-probability of each code so far, then zeros.
+    match_BME: the items of the evidence that begin with each prefix; E = 0
+      without evidence.
   """
 
   node_BM: jax.Array
   score_BM: jax.Array
   level_score_BML: jax.Array
+  match_BME: jax.Array
 
 
 @struct.dataclass
@@ -52,9 +57,10 @@ class Found:
   Attributes:
     item_BK: int32 items; -1 where no further item is allowed, or the beam held
       none.
-    score_BK: float32 log-probabilities; -inf where no item.
+    score_BK: float32 scores, log-probabilities but for what evidence adds;
+      -inf where no item.
     level_score_BKL: float32 log-probability of each of the item's codes; the
-      rest of the score is the log share of the item in its leaf.
+      rest of the score is the log share of the item in its leaf and evidence.
     parent_LBM: int32, for each level and beam kept, the beam that it continues
       (level 0 has one).
     beam_score_LBM: float32 scores of the beams kept; -inf: dead.
@@ -86,6 +92,7 @@ class Space:
     tree: the catalogue on device.
     live: what is available of it.
     masks: what the requests leave of that; None without requests' lists.
+    evidence: on items, beside the network's word; None: there is none.
     over_tree: share each level's probability among the codes that continue the
       prefix to an item of the catalogue, instead of all codes.
   """
@@ -93,6 +100,7 @@ class Space:
   tree: SearchTree
   live: Live
   masks: Masks | None = None
+  evidence: Evidence | None = None
   over_tree: bool = struct.field(pytree_node=False, default=False)
 
 
@@ -154,7 +162,7 @@ def _score_words(space: Space, depth, node_BM, logits_BMV):
 
 
 def _score_children(space: Space, depth, group, node_BM, logits_BMV):
-  """The same, and the children, of nodes without."""
+  """The same, the children and their codes, of nodes without."""
   child_BMF, code_BMF, valid_BMF = children(space.tree, group, node_BM)
   if space.over_tree:
     log_prob_BMF = _log_probs(take(logits_BMV, code_BMF), valid_BMF)
@@ -165,7 +173,7 @@ def _score_children(space: Space, depth, group, node_BM, logits_BMV):
     allowed_BMF = filters.mask_children(
       space.masks, depth, child_BMF, allowed_BMF
     )
-  return log_prob_BMF, allowed_BMF, child_BMF
+  return log_prob_BMF, allowed_BMF, child_BMF, code_BMF
 
 
 def _expand(
@@ -173,19 +181,23 @@ def _expand(
 ) -> tuple[Beams, jax.Array]:
   """Best `width` continuations of all beams, and the beam each came from."""
   tree = space.tree
-  child_BMX = None
+  child_BMX = code_BMX = None
   if tree.is_dense(group):
     log_prob_BMX, allowed_BMX = _score_words(
       space, depth, beams.node_BM, logits_BMV
     )
   else:
-    log_prob_BMX, allowed_BMX, child_BMX = _score_children(
+    log_prob_BMX, allowed_BMX, child_BMX, code_BMX = _score_children(
       space, depth, group, beams.node_BM, logits_BMV
     )
   B, M, X = log_prob_BMX.shape
-  score_BMX = jnp.where(
-    allowed_BMX, beams.score_BM[..., None] + log_prob_BMX, DEAD
-  )
+  score_BMX = beams.score_BM[..., None] + log_prob_BMX
+  if space.evidence is not None:
+    added_BMX = space.evidence.of_codes(beams.match_BME, depth, tree.num_codes)
+    if code_BMX is not None:
+      added_BMX = take(added_BMX, code_BMX)
+    score_BMX += added_BMX
+  score_BMX = jnp.where(allowed_BMX, score_BMX, DEAD)
   score_BW, index_BW = top_k(score_BMX.reshape(B, M * X), min(width, M * X))
   missing = ((0, 0), (0, width - score_BW.shape[1]))
   score_BW = jnp.pad(score_BW, missing, constant_values=DEAD)
@@ -204,10 +216,15 @@ def _expand(
     step_BW[..., None],
     take_rows(beams.level_score_BML, parent_BW),
   )
+  node_BW = jnp.where(alive_BW, child_BW, 0)
+  match_BWE = take_rows(beams.match_BME, parent_BW)
+  if space.evidence is not None:
+    match_BWE = space.evidence.follow(match_BWE, depth, tree.code[node_BW])
   return Beams(
-    node_BM=jnp.where(alive_BW, child_BW, 0),
+    node_BM=node_BW,
     score_BM=score_BW,
     level_score_BML=level_score_BWL,
+    match_BME=match_BWE,
   ), parent_BW
 
 
@@ -241,9 +258,10 @@ def _leaf_items(beams: Beams, space: Space, k: int):
   allowed_BMG = held_BMG & live.item_I[item_BMG]
   if space.masks is not None:
     allowed_BMG = filters.mask_items(space.masks, item_BMG, allowed_BMG)
-  score_BMG = jnp.where(
-    allowed_BMG, beams.score_BM[..., None] + tree.log_share_I[item_BMG], DEAD
-  )
+  score_BMG = beams.score_BM[..., None] + tree.log_share_I[item_BMG]
+  if space.evidence is not None and G > 1:
+    score_BMG += space.evidence.of_items(beams.match_BME, item_BMG)
+  score_BMG = jnp.where(allowed_BMG, score_BMG, DEAD)
   score_BK, index_BK = top_k(score_BMG.reshape(B, -1), min(k, M * G))
   item_BK = take(item_BMG.reshape(B, -1), index_BK)
   item_BK = jnp.where(score_BK > DEAD, item_BK, -1)
@@ -306,10 +324,12 @@ def beam_search(
   tree = space.tree
   state, logits_B1V = start()
   B, last = logits_B1V.shape[0], tree.num_levels - 1
+  E = 0 if space.evidence is None else space.evidence.item_BE.shape[1]
   beams = Beams(
     node_BM=jnp.zeros((B, 1), jnp.int32),
     score_BM=jnp.zeros((B, 1), jnp.float32),
     level_score_BML=jnp.zeros((B, 1, tree.num_levels), jnp.float32),
+    match_BME=jnp.ones((B, 1, E), bool),
   )
   beams, parent_BM = _expand(beams, logits_B1V, space, 0, ROOT, beam)
   kept = [(parent_BM[None], beams.score_BM[None])]

@@ -15,10 +15,13 @@ import numpy as np
 from flax import struct
 
 from holorec_jax.catalog import Catalog
+from holorec_jax.decode import evidence
 from holorec_jax.decode.beam import DEAD, top_k
+from holorec_jax.decode.evidence import Evidence
 from holorec_jax.decode.filters import Lists
 from holorec_jax.errors import UserError
 from holorec_jax.models.sasrec import SasRec
+from holorec_jax.neighbours import Neighbours
 
 CHUNK = 16384
 
@@ -29,7 +32,8 @@ class Ranked:
 
   Attributes:
     item_BK: int32; -1 where no further item is allowed.
-    score_BK: float32 log-probabilities; -inf where no item.
+    score_BK: float32 scores, log-probabilities but for what evidence adds;
+      -inf where no item.
   """
 
   item_BK: jax.Array
@@ -39,6 +43,16 @@ class Ranked:
   def valid_BK(self) -> jax.Array:
     """Whether there is an item."""
     return self.item_BK >= 0
+
+
+def _shares(found: Evidence, start: jax.Array, size: int) -> jax.Array:
+  """(B, size) float32: the evidence for the items from `start` on."""
+  place_BE = found.item_BE - start
+  place_BE = jnp.where(place_BE < 0, size, place_BE)
+  none = jnp.zeros(size, jnp.float32)
+  return jax.vmap(
+    lambda place_E, share_E: none.at[place_E].add(share_E, mode="drop")
+  )(place_BE, found.share_BE)
 
 
 def _listed(item_BT: jax.Array, start: jax.Array, size: int) -> jax.Array:
@@ -59,6 +73,7 @@ def rank_items(
   lists: Lists | None,
   k: int,
   chunk: int = CHUNK,
+  found: Evidence | None = None,
 ) -> Ranked:
   """Best k of the allowed items for each state.
 
@@ -69,6 +84,7 @@ def rank_items(
     lists: items that requests deny or ask for; None: none do.
     k: items returned.
     chunk: items scored at a time.
+    found: evidence on items, beside the states; None: there is none.
   """
   rows, B = len(table_ID), state_BD.shape[0]
   num_items = len(live_I)
@@ -91,6 +107,9 @@ def rank_items(
       allowed_BC &= ~_listed(lists.deny_BT, start, size)
       wanted_BC = _listed(lists.allow_BA, start, size)
       allowed_BC &= wanted_BC | ~lists.restricted_B[:, None]
+    if found is not None:
+      whole_B1 = found.share_BE.sum(axis=1, keepdims=True)
+      logits_BC += found.log_odds(_shares(found, start, size), whole_B1)
     best_BK, place_BK = top_k(
       jnp.where(allowed_BC, logits_BC, DEAD), min(k, size)
     )
@@ -145,16 +164,17 @@ class RankingEngine:
         " load the catalogue of the run that trained it"
       )
 
-  def place(self, catalog: Catalog) -> tuple[None, jax.Array]:
-    """No codes, and which items are active."""
-    return None, jnp.asarray(catalog.active_I)
+  def place(self, catalog: Catalog) -> tuple[Neighbours | None, jax.Array]:
+    """No codes, but neighbours if there are; and which items are active."""
+    neighbours = jax.tree.map(jnp.asarray, catalog.neighbours)
+    return neighbours, jnp.asarray(catalog.active_I)
 
   def live(self, index: jax.Array, available_I: np.ndarray) -> jax.Array:
     """Items that are active and available."""
     return index & jnp.asarray(available_I)
 
   def make_search(self, beam: int, k: int) -> Callable:
-    """Jitted search(params, codes, index, live, item_BT, lists) -> Ranked.
+    """Jitted search(params, neighbours, index, live, item_BT, lists) -> Ranked.
 
     Args:
       beam: not needed, all items are scored.
@@ -162,8 +182,8 @@ class RankingEngine:
     """
     del beam
 
-    def run(params, codes, index, live, item_BT, lists=None):
-      del codes, index
+    def run(params, neighbours, index, live, item_BT, lists=None):
+      del index
       filled_BT = item_BT >= 0
       last_B1 = jnp.maximum(jnp.sum(filled_BT, axis=1, keepdims=True) - 1, 0)
       state_B1D: Any = self.model.apply(
@@ -173,8 +193,11 @@ class RankingEngine:
         last_B1,
         method=SasRec.branches,
       )
+      found = None
+      if neighbours is not None:
+        found = evidence.find(neighbours, item_BT, None, live, lists)
       return rank_items(
-        state_B1D[:, 0], params["item_embedding"], live, lists, k
+        state_B1D[:, 0], params["item_embedding"], live, lists, k, found=found
       )
 
     return jax.jit(run)

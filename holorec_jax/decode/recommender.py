@@ -19,6 +19,7 @@ from holorec_jax.decode.batching import Batching, pad
 from holorec_jax.decode.engine import Engine
 from holorec_jax.decode.requests import Filters, Histories, Recommendations
 from holorec_jax.errors import UserError
+from holorec_jax.neighbours import NeighboursConfig
 from holorec_jax.precision import Dtype, cast
 from holorec_jax.ranges import check_ranges
 
@@ -38,6 +39,7 @@ class SearchConfig:
       that much longer, compiles again.
     dtype: compute dtype; scores are float32.
     corp: REG4Rec's search drops paths whose codes' categories disagree.
+    neighbours: evidence beside the network's (`decode/evidence.py`).
   """
 
   beam: int = 20
@@ -46,6 +48,9 @@ class SearchConfig:
   room: float = 0.0
   dtype: Dtype = "float32"
   corp: bool = False
+  neighbours: NeighboursConfig = dataclasses.field(
+    default_factory=NeighboursConfig
+  )
 
   def __post_init__(self):
     check_ranges(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from holorec_jax.codes import Codes
+from holorec_jax.decode import evidence
 from holorec_jax.decode.beam import (
   Found,
   LevelFn,
@@ -98,14 +99,20 @@ def search(
     unroll: as in `beam.over_levels`.
 
   Returns:
-    Items and float32 log-probabilities, best first.
+    Items and their float32 scores, best first: log-probabilities, with
+    neighbours those of `decode/evidence.py`.
   """
   start, level = make_decoder(params, model, codes, item_BT, beam, unroll)
   masks = None
   if lists is not None:
     masks = make_masks(tree, live, codes.fine_IL, lists)
+  found = None
+  if codes.neighbours is not None:
+    found = evidence.find(
+      codes.neighbours, item_BT, codes.fine_IL, live.item_I, lists
+    )
   over_tree = model.config.softmax == "tree"
-  space = Space(tree, live, masks, over_tree)
+  space = Space(tree, live, masks, found, over_tree)
   return beam_search(start, level, space, beam, k, unroll)
 
 

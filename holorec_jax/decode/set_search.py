@@ -104,6 +104,11 @@ class SetEngine:
   def check(self, catalog: Catalog) -> None:
     """Raises UserError for a catalogue that the model does not know."""
     check_codes(catalog, self.model.num_codebooks, self.model.num_codes)
+    if catalog.neighbours is not None:
+      raise UserError(
+        "search among sets of codes (reg4rec) heeds no neighbours: set"
+        " config.search.neighbours.strength to 0"
+      )
 
   def place(self, catalog: Catalog) -> tuple[Codes, Lattice]:
     """Codes and lattice, of equal shapes as before where it fits."""

@@ -3,11 +3,9 @@
 Item-kNN scores item i for a history h_1 (latest), h_2, .. by
 
   score(i) = sum_a decay^(a-1) W[h_a, i]     over the latest `last` items
-  W[h, i]  = C[h, i] / (n_h n_i)^exponent
 
-n counts training events and C[h, i] training pairs: 1 / distance for every i
-that follows h within a window, and `backward` times that for every i before it.
-Where the graph has nothing to say, the list goes on by popularity.
+with W of the graph in `neighbours.py`. Where the graph has nothing to say, the
+list goes on by popularity.
 """
 
 import dataclasses
@@ -20,28 +18,10 @@ from absl import logging
 
 from holorec_jax.data import schema, splits
 from holorec_jax.evaluate import metrics, targets
+from holorec_jax.neighbours import KnnConfig, count_pairs, weigh_pairs
 
 _CHUNK = 2048
 _TUNING_ROWS = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class KnnConfig:
-  """Item-kNN's hyperparameters; the defaults are untuned.
-
-  Attributes:
-    window: greatest distance of a pair, in events.
-    backward: weight of a pair against the direction of time.
-    exponent: of the counts in the normalisation; 0.5 is the cosine.
-    decay: weight of a history item over that of the one after it.
-    last: history items used.
-  """
-
-  window: int = 5
-  backward: float = 0.5
-  exponent: float = 0.5
-  decay: float = 0.8
-  last: int = 10
 
 
 # In the order of tuning: what matters most first.
@@ -123,7 +103,7 @@ def item_knn(
   """Item-kNN lists; the other arguments and the result as in `popularity`."""
   config = config or KnnConfig()
   pairs_II = count_pairs(dataset, split, config.window)
-  weights_II = _weights(pairs_II, dataset, split, config)
+  weights_II = weigh_pairs(pairs_II, dataset, split, config)
   topk_UK = _nearest(weights_II, rows, config, k, drop_seen)
   return _fill(topk_UK, popularity(dataset, split, rows, k, drop_seen))
 
@@ -152,7 +132,7 @@ def tune(
   pairs = {w: count_pairs(dataset, split, int(w)) for w in GRID["window"]}
 
   def score(config: KnnConfig) -> float:
-    weights_II = _weights(pairs[config.window], dataset, split, config)
+    weights_II = weigh_pairs(pairs[config.window], dataset, split, config)
     topk_UK = _nearest(weights_II, rows, config, 10, drop_seen)
     ranks_U = metrics.target_ranks(topk_UK, rows.items_U)
     return metrics.summarise(ranks_U, (10,))["ndcg@10"]
@@ -176,39 +156,6 @@ def tune(
 def _along(config: KnnConfig, field: str) -> Iterator[KnnConfig]:
   for value in GRID[field]:
     yield dataclasses.replace(config, **{field: value})  # type: ignore[arg-type]
-
-
-def count_pairs(
-  dataset: schema.Dataset, split: splits.Split, window: int
-) -> scipy.sparse.csr_array:
-  """(I, I): 1 / distance for each training pair, row before column."""
-  users_E, items_E = splits.train_events(dataset, split)
-  shape = (dataset.num_items, dataset.num_items)
-  pairs_II = scipy.sparse.csr_array(shape)
-  for distance in range(1, window + 1):
-    before_E, after_E = items_E[:-distance], items_E[distance:]
-    pair_E = users_E[:-distance] == users_E[distance:]
-    pair_E &= before_E != after_E
-    weight_E = np.full(np.count_nonzero(pair_E), 1 / distance)
-    pairs_II = pairs_II + scipy.sparse.csr_array(
-      (weight_E, (before_E[pair_E], after_E[pair_E])), shape=shape
-    )
-  return pairs_II.tocsr()
-
-
-def _weights(
-  pairs_II: scipy.sparse.csr_array,
-  dataset: schema.Dataset,
-  split: splits.Split,
-  config: KnnConfig,
-) -> scipy.sparse.csr_array:
-  """W of the module's docstring."""
-  counts_I = np.maximum(splits.train_item_counts(dataset, split), 1)
-  scale_II = scipy.sparse.diags_array(counts_I**-config.exponent)
-  both_II = pairs_II + config.backward * pairs_II.T
-  weights_II = (scale_II @ both_II @ scale_II).tocsr()
-  weights_II.eliminate_zeros()
-  return weights_II
 
 
 def _nearest(

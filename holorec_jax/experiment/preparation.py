@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from holorec_jax import artifacts, catalog, manifest
+from holorec_jax import artifacts, catalog, manifest, neighbours
 from holorec_jax.data import prepare, readers, schema, splits
 from holorec_jax.data.config import DataConfig
 from holorec_jax.errors import UserError
@@ -314,4 +314,9 @@ def load_catalog(
       {"sids": content, "catalog": config.catalog.collisions},
     ),
   )
+  if config.search.neighbours.strength:
+    found = neighbours.find_neighbours(
+      data.dataset, data.split, config.search.neighbours
+    )
+    built = dataclasses.replace(built, neighbours=found)
   return built, content

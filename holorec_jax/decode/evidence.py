@@ -1,0 +1,113 @@
+"""What the neighbours of a history say, as a factor on the network's word.
+
+A history's neighbours share one unit of evidence: item i has the share s_i, and
+a prefix of codes that of all items that begin with it. Search looks for items
+with the largest
+
+  log p(i | history) + strength * log((floor + s_i) / (floor + sum of s))
+
+and scores a prefix alike, so that evidence steers the beam from the first level
+on. It is a product of experts (Hinton 2002): item-kNN knows pairs that a
+generator of this size forgets, above all which single item comes next, and the
+generator all the rest. Nothing is trained; `floor` says how little an item
+without evidence is trusted.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from holorec_jax.decode import filters
+from holorec_jax.decode.filters import Lists
+from holorec_jax.neighbours import Neighbours
+
+
+@struct.dataclass
+class Evidence:
+  """Of each user E items with shares; an item may come several times.
+
+  Attributes:
+    item_BE: int32 items; any where the share is 0.
+    share_BE: float32, of sum 1, or 0 where nothing is known.
+    codes_LBE: int32 identifying codes of the items; None for a model without.
+    strength, floor: () float32, as in NeighboursConfig.
+  """
+
+  item_BE: jax.Array
+  share_BE: jax.Array
+  codes_LBE: jax.Array | None
+  strength: jax.Array
+  floor: jax.Array
+
+  def log_odds(self, share: jax.Array, whole: jax.Array) -> jax.Array:
+    """What a share adds to the score of what has the share `whole`."""
+    ratio = (self.floor + share) / (self.floor + whole)
+    return self.strength * jnp.log(ratio)
+
+  def of_codes(self, match_BME: jax.Array, depth, num_codes: int) -> jax.Array:
+    """What the next code adds to prefixes' scores, (B, M, V) float32.
+
+    Args:
+      match_BME: the items that begin with each prefix.
+      depth: 0 .. L-1; a Python int or a traced scalar.
+      num_codes: V.
+    """
+    assert self.codes_LBE is not None  # as the model decodes codes
+    share_BME = jnp.where(match_BME, self.share_BE[:, None], 0.0)
+    code_BEV = jax.nn.one_hot(self.codes_LBE[depth], num_codes)
+    share_BMV = jnp.einsum("bme,bev->bmv", share_BME, code_BEV)
+    return self.log_odds(share_BMV, share_BME.sum(-1, keepdims=True))
+
+  def follow(self, match_BME: jax.Array, depth, code_BM) -> jax.Array:
+    """Of the matching items those that have the code at the depth, too."""
+    assert self.codes_LBE is not None
+    return match_BME & (self.codes_LBE[depth][:, None] == code_BM[..., None])
+
+  def of_items(self, match_BME: jax.Array, item_BMG: jax.Array) -> jax.Array:
+    """What an item adds to the score of its leaf, (B, M, G) float32."""
+    share_BME = jnp.where(match_BME, self.share_BE[:, None], 0.0)
+    same_BMGE = item_BMG[..., None] == self.item_BE[:, None, None]
+    share_BMG = jnp.where(same_BMGE, share_BME[:, :, None], 0.0).sum(-1)
+    return self.log_odds(share_BMG, share_BME.sum(-1, keepdims=True))
+
+
+def find(
+  neighbours: Neighbours,
+  item_BT: jax.Array,
+  codes_IL: jax.Array | None,
+  live_I: jax.Array,
+  lists: Lists | None,
+) -> Evidence:
+  """The evidence of histories, among the items that may be returned.
+
+  Args:
+    neighbours: the table, on device.
+    item_BT: histories, oldest first, left-aligned, -1 where empty.
+    codes_IL: identifying codes of all items; None for a model without.
+    live_I: bool, what is available.
+    lists: items that requests deny or ask for; None: none do.
+  """
+  length_B1 = jnp.sum(item_BT >= 0, axis=1, keepdims=True)
+  slot_BA = length_B1 - 1 - jnp.arange(len(neighbours.recency_A))
+  known_BA = slot_BA >= 0
+  item_BA = jnp.take_along_axis(item_BT, jnp.where(known_BA, slot_BA, 0), 1)
+  recency_BA = jnp.where(known_BA, neighbours.recency_A, 0.0)
+  item_BE = neighbours.item_IK[item_BA].reshape(len(item_BT), -1)
+  weight_BAK = recency_BA[..., None] * neighbours.weight_IK[item_BA]
+  allowed_BE = (item_BE >= 0) & live_I[item_BE]
+  if lists is not None:
+    denied_BE = filters.is_among(item_BE[:, None], lists.deny_BT)[:, 0]
+    asked_BE = filters.is_among(item_BE[:, None], lists.allow_BA)[:, 0]
+    allowed_BE &= ~denied_BE & (asked_BE | ~lists.restricted_B[:, None])
+  share_BE = jnp.where(allowed_BE, weight_BAK.reshape(item_BE.shape), 0.0)
+  total_B1 = share_BE.sum(axis=1, keepdims=True)
+  codes_LBE = None
+  if codes_IL is not None:
+    codes_LBE = jnp.moveaxis(codes_IL[item_BE], -1, 0)
+  return Evidence(
+    item_BE=item_BE,
+    share_BE=share_BE / jnp.where(total_B1 > 0, total_B1, 1.0),
+    codes_LBE=codes_LBE,
+    strength=jnp.asarray(neighbours.strength),
+    floor=jnp.asarray(neighbours.floor),
+  )

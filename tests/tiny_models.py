@@ -11,6 +11,7 @@ from holorec_jax.codes import Codes, device_codes
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.generator import Generator
 from holorec_jax.models.thoughts import THOUGHTS
+from holorec_jax.neighbours import Neighbours
 from holorec_jax.train.objective import init_params
 from holorec_jax.types import Batch
 
@@ -55,6 +56,22 @@ def make_catalog(
     fine_IL,
     rng.integers(0, 9, items),
     codes,
+  )
+
+
+def make_neighbours(items: int, strength: float, floor: float) -> Neighbours:
+  """Random ones; the last item has none, some have fewer than others."""
+  rng = np.random.default_rng(3)
+  item_IK = rng.permuted(np.tile(np.arange(items), (items, 1)), axis=1)[:, :4]
+  weight_IK = rng.random((items, 4)).astype(np.float32)
+  lacks_IK = np.arange(4) >= rng.integers(1, 5, (items, 1))
+  lacks_IK[-1] = True
+  return Neighbours(
+    item_IK=np.where(lacks_IK, -1, item_IK).astype(np.int32),
+    weight_IK=np.where(lacks_IK, 0, weight_IK),
+    recency_A=np.array([1, 0.5, 0.25], np.float32),
+    strength=np.asarray(strength, np.float32),
+    floor=np.asarray(floor, np.float32),
   )
 
 

@@ -70,8 +70,9 @@ TEXT = "text/components_FD"
 LIST_WIDTHS = (64, 512)
 VERSIONS = ("holorec_jax", "jax", "jaxlib", "numpy")
 SCORES = (
-  "float32 natural logarithm of the item's probability; -inf: no item. Without"
-  " a history: of the item's share of the training interactions"
+  "float32 natural logarithm of the item's probability, to which neighbours of"
+  " the history, if the run's search heeds them, add their evidence; -inf: no"
+  " item. Without a history: of the item's share of the training interactions"
 )
 # Of scores at replay. In bfloat16 every platform rounds in its own way.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.1}

@@ -2,8 +2,8 @@
 
 Search keeps only what ranks items. Here the same steps are fed the codes of
 given items: each level's log-probability, normalised as search does it, and
-what was thought before it. An item's score is the sum of its levels' and its
-log share of the items that have the same codes.
+what was thought before it. An item's score is the sum of its levels', its log
+share of the items that have the same codes, and what neighbours add.
 """
 
 from typing import Any

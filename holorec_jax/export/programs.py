@@ -14,6 +14,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from holorec_jax.codes import Codes
 from holorec_jax.decode.engine import TreeEngine
 from holorec_jax.decode.filters import Lists
 from holorec_jax.decode.recommender import Recommender
@@ -66,7 +67,7 @@ def take_apart(recommender: Recommender) -> Parts:
   )
   run = engine.make_search(config.beam, config.k)
   num_items = recommender.catalog.num_items
-  capacity = num_items if codes is None else len(codes.fine_IL)
+  capacity = len(codes.fine_IL) if isinstance(codes, Codes) else num_items
 
   def live_tree(arrays: dict, available_I: Any) -> dict:
     return {"live": engine.live(form(arrays)["index"], available_I)}
@@ -125,7 +126,11 @@ def _explanation(engine: Any, form: Callable[[dict], Any]) -> Callable | None:
 def _describe_index(recommender: Recommender) -> dict[str, Any]:
   """What the manifest says of the catalogue."""
   catalog, index = recommender.catalog, recommender.placed[1]
-  about = {"smoothing": catalog.smoothing, "num_codes": catalog.num_codes}
+  about = {
+    "smoothing": catalog.smoothing,
+    "num_codes": catalog.num_codes,
+    "neighbours": catalog.neighbours is not None,
+  }
   if isinstance(index, Lattice):
     return about | {"kind": "sets of codes"}
   if not isinstance(index, SearchTree):
@@ -136,7 +141,6 @@ def _describe_index(recommender: Recommender) -> dict[str, Any]:
     "dense_groups": index.dense_groups,
     "fanout": list(index.fanout),
     "largest_leaf": index.largest_leaf,
-    # Then scores hang on which codes some item has.
     "over_tree": engine.model.config.softmax == "tree",
   }
 

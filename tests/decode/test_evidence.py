@@ -19,30 +19,13 @@ from holorec_jax.decode.set_search import SetEngine
 from holorec_jax.errors import UserError
 from holorec_jax.models.sasrec import SasRec, SasRecConfig
 from holorec_jax.models.set_generator import SetGenerator
-from holorec_jax.neighbours import Neighbours
 
 ITEMS, STRENGTH, FLOOR = 30, 1.5, 0.05
 HISTORIES = [[3], [5, 3, 9, 8], [1, 2, 3, 4, 5, 6], [29, 0, 29]]
 SASREC = SasRecConfig(d_model=8, num_heads=2, layers=1, d_ff=12, dropout=0.0)
 
 
-def make_neighbours() -> Neighbours:
-  """Random ones; the last item has none, some have fewer than others."""
-  rng = np.random.default_rng(3)
-  item_IK = rng.permuted(np.tile(np.arange(ITEMS), (ITEMS, 1)), axis=1)[:, :4]
-  weight_IK = rng.random((ITEMS, 4)).astype(np.float32)
-  lacks_IK = np.arange(4) >= rng.integers(1, 5, (ITEMS, 1))
-  lacks_IK[-1] = True
-  return Neighbours(
-    item_IK=np.where(lacks_IK, -1, item_IK).astype(np.int32),
-    weight_IK=np.where(lacks_IK, 0, weight_IK),
-    recency_A=np.array([1, 0.5, 0.25], np.float32),
-    strength=np.float32(STRENGTH),
-    floor=np.float32(FLOOR),
-  )
-
-
-NEIGHBOURS = make_neighbours()
+NEIGHBOURS = tiny.make_neighbours(ITEMS, STRENGTH, FLOOR)
 CATALOG = dataclasses.replace(
   tiny.make_catalog(ITEMS, levels=3, codes=4, distinct=False),
   neighbours=NEIGHBOURS,

@@ -20,17 +20,17 @@ def draw_lists(seed: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize(
-  ("name", "room", "dtype"),
+  ("name", "room", "dtype", "strength"),
   [
-    ("none", 0.5, "float32"),
-    ("s2gr", 0.0, "bfloat16"),
-    ("pause", 0.0, "float32"),
-    ("reg4rec", 0.5, "float32"),
-    ("sasrec", 0.0, "float32"),
+    ("none", 0.5, "float32", 1.5),
+    ("s2gr", 0.0, "bfloat16", 0),
+    ("pause", 0.0, "float32", 0),
+    ("reg4rec", 0.5, "float32", 0),
+    ("sasrec", 0.0, "float32", 1.5),
   ],
 )
-def test_same_items_and_scores(tmp_path, name, room, dtype):
-  recommender = tiny.make_recommender(name, room, dtype)
+def test_same_items_and_scores(tmp_path, name, room, dtype, strength):
+  recommender = tiny.make_recommender(name, room, dtype, strength)
   bundle.write(tmp_path / "b", recommender, tiny.make_contents(), OPTIONS)
   # It was replayed when it was written.
   exported = runtime.load(tmp_path / "b", replay=False)

@@ -1,5 +1,7 @@
 """Tiny recommenders of every engine, and their bundles."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,10 +54,16 @@ def make_engine(name: str, room: float = 0.0):
 
 
 def make_recommender(
-  name: str, room: float = 0.0, dtype: str = "float32"
+  name: str,
+  room: float = 0.0,
+  dtype: str = "float32",
+  strength: float = 0.0,
 ) -> Recommender:
-  """On one device; a bundle knows no more."""
+  """On one device; a bundle knows no more. With neighbours of a strength."""
   engine, params, catalog = make_engine(name, room)
+  if strength:
+    table = tiny.make_neighbours(ITEMS, strength, floor=0.05)
+    catalog = dataclasses.replace(catalog, neighbours=table)
   mesh = sharding.make_mesh(jax.local_devices()[:1])
   config = SearchConfig(beam=BEAM, k=K, batch=4, room=room, dtype=dtype)
   return Recommender(engine, params, catalog, mesh, WIDTH, config)

@@ -40,14 +40,14 @@ class Beams:
     score_BM: float32 sum of log-probabilities and what evidence adds; -inf
       marks a dead slot.
     level_score_BML: float32 log-probability of each code so far, then zeros.
-    match_BME: the items of the evidence that begin with each prefix; E = 0
-      without evidence.
+    holder_BE: int32 the beam whose prefix each item of the evidence begins
+      with, M: none; E = 0 without evidence.
   """
 
   node_BM: jax.Array
   score_BM: jax.Array
   level_score_BML: jax.Array
-  match_BME: jax.Array
+  holder_BE: jax.Array
 
 
 @struct.dataclass
@@ -193,7 +193,9 @@ def _expand(
   B, M, X = log_prob_BMX.shape
   score_BMX = beams.score_BM[..., None] + log_prob_BMX
   if space.evidence is not None:
-    added_BMX = space.evidence.of_codes(beams.match_BME, depth, tree.num_codes)
+    added_BMX = space.evidence.of_codes(
+      beams.holder_BE, depth, M, tree.num_codes
+    )
     if code_BMX is not None:
       added_BMX = take(added_BMX, code_BMX)
     score_BMX += added_BMX
@@ -217,14 +219,15 @@ def _expand(
     take_rows(beams.level_score_BML, parent_BW),
   )
   node_BW = jnp.where(alive_BW, child_BW, 0)
-  match_BWE = take_rows(beams.match_BME, parent_BW)
+  holder_BE = beams.holder_BE
   if space.evidence is not None:
-    match_BWE = space.evidence.follow(match_BWE, depth, tree.code[node_BW])
+    code_BW = jnp.where(alive_BW, tree.code[node_BW], -1)
+    holder_BE = space.evidence.follow(holder_BE, depth, parent_BW, code_BW)
   return Beams(
     node_BM=node_BW,
     score_BM=score_BW,
     level_score_BML=level_score_BWL,
-    match_BME=match_BWE,
+    holder_BE=holder_BE,
   ), parent_BW
 
 
@@ -260,7 +263,7 @@ def _leaf_items(beams: Beams, space: Space, k: int):
     allowed_BMG = filters.mask_items(space.masks, item_BMG, allowed_BMG)
   score_BMG = beams.score_BM[..., None] + tree.log_share_I[item_BMG]
   if space.evidence is not None and G > 1:
-    score_BMG += space.evidence.of_items(beams.match_BME, item_BMG)
+    score_BMG += space.evidence.of_items(beams.holder_BE, item_BMG)
   score_BMG = jnp.where(allowed_BMG, score_BMG, DEAD)
   score_BK, index_BK = top_k(score_BMG.reshape(B, -1), min(k, M * G))
   item_BK = take(item_BMG.reshape(B, -1), index_BK)
@@ -329,7 +332,7 @@ def beam_search(
     node_BM=jnp.zeros((B, 1), jnp.int32),
     score_BM=jnp.zeros((B, 1), jnp.float32),
     level_score_BML=jnp.zeros((B, 1, tree.num_levels), jnp.float32),
-    match_BME=jnp.ones((B, 1, E), bool),
+    holder_BE=jnp.zeros((B, E), jnp.int32),
   )
   beams, parent_BM = _expand(beams, logits_B1V, space, 0, ROOT, beam)
   kept = [(parent_BM[None], beams.score_BM[None])]

@@ -44,31 +44,57 @@ class Evidence:
     ratio = (self.floor + share) / (self.floor + whole)
     return self.strength * jnp.log(ratio)
 
-  def of_codes(self, match_BME: jax.Array, depth, num_codes: int) -> jax.Array:
+  def of_codes(
+    self, holder_BE: jax.Array, depth, beams: int, num_codes: int
+  ) -> jax.Array:
     """What the next code adds to prefixes' scores, (B, M, V) float32.
 
     Args:
-      match_BME: the items that begin with each prefix.
+      holder_BE: the beam whose prefix each item begins with; as there are no
+        equal prefixes, there is one, or none (M).
       depth: 0 .. L-1; a Python int or a traced scalar.
+      beams: M.
       num_codes: V.
     """
     assert self.codes_LBE is not None  # as the model decodes codes
-    share_BME = jnp.where(match_BME, self.share_BE[:, None], 0.0)
-    code_BEV = jax.nn.one_hot(self.codes_LBE[depth], num_codes)
-    share_BMV = jnp.einsum("bme,bev->bmv", share_BME, code_BEV)
-    return self.log_odds(share_BMV, share_BME.sum(-1, keepdims=True))
+    place_BE = holder_BE * num_codes + self.codes_LBE[depth]
+    share_BX = _add_up(self.share_BE, place_BE, beams * num_codes)
+    share_BMV = share_BX.reshape(-1, beams, num_codes)
+    return self.log_odds(share_BMV, share_BMV.sum(axis=-1, keepdims=True))
 
-  def follow(self, match_BME: jax.Array, depth, code_BM) -> jax.Array:
-    """Of the matching items those that have the code at the depth, too."""
+  def follow(
+    self, holder_BE: jax.Array, depth, parent_BW: jax.Array, code_BW: jax.Array
+  ) -> jax.Array:
+    """The new beam, 0 .. W, that holds each item: its own parent and code."""
     assert self.codes_LBE is not None
-    return match_BME & (self.codes_LBE[depth][:, None] == code_BM[..., None])
+    here_BEW = parent_BW[:, None] == holder_BE[..., None]
+    here_BEW &= code_BW[:, None] == self.codes_LBE[depth][..., None]
+    W = parent_BW.shape[1]
+    return jnp.where(here_BEW.any(-1), here_BEW.argmax(-1), W)
 
-  def of_items(self, match_BME: jax.Array, item_BMG: jax.Array) -> jax.Array:
+  def of_items(self, holder_BE: jax.Array, item_BMG: jax.Array) -> jax.Array:
     """What an item adds to the score of its leaf, (B, M, G) float32."""
-    share_BME = jnp.where(match_BME, self.share_BE[:, None], 0.0)
+    M = item_BMG.shape[1]
+    share_BM = _add_up(self.share_BE, holder_BE, M)
     same_BMGE = item_BMG[..., None] == self.item_BE[:, None, None]
-    share_BMG = jnp.where(same_BMGE, share_BME[:, :, None], 0.0).sum(-1)
-    return self.log_odds(share_BMG, share_BME.sum(-1, keepdims=True))
+    share_BMG = jnp.where(same_BMGE, self.share_BE[:, None, None], 0).sum(-1)
+    return self.log_odds(share_BMG, share_BM[..., None])
+
+  def of_range(self, start: jax.Array, size: int) -> jax.Array:
+    """What is added to `size` items from `start` on, (B, size) float32."""
+    place_BE = self.item_BE - start
+    # What lies before goes behind the end, where it is dropped.
+    place_BE = jnp.where(place_BE < 0, size, place_BE)
+    share_BC = _add_up(self.share_BE, place_BE, size)
+    return self.log_odds(share_BC, self.share_BE.sum(axis=1, keepdims=True))
+
+
+def _add_up(share_BE: jax.Array, place_BE: jax.Array, size: int) -> jax.Array:
+  """(B, size): the shares of each place; those from `size` on are dropped."""
+  none = jnp.zeros(size, share_BE.dtype)
+  return jax.vmap(
+    lambda place_E, share_E: none.at[place_E].add(share_E, mode="drop")
+  )(place_BE, share_BE)
 
 
 def find(

@@ -45,16 +45,6 @@ class Ranked:
     return self.item_BK >= 0
 
 
-def _shares(found: Evidence, start: jax.Array, size: int) -> jax.Array:
-  """(B, size) float32: the evidence for the items from `start` on."""
-  place_BE = found.item_BE - start
-  place_BE = jnp.where(place_BE < 0, size, place_BE)
-  none = jnp.zeros(size, jnp.float32)
-  return jax.vmap(
-    lambda place_E, share_E: none.at[place_E].add(share_E, mode="drop")
-  )(place_BE, found.share_BE)
-
-
 def _listed(item_BT: jax.Array, start: jax.Array, size: int) -> jax.Array:
   """(B, size) bool: which items from `start` on a list names."""
   place_BT = item_BT - start
@@ -108,8 +98,7 @@ def rank_items(
       wanted_BC = _listed(lists.allow_BA, start, size)
       allowed_BC &= wanted_BC | ~lists.restricted_B[:, None]
     if found is not None:
-      whole_B1 = found.share_BE.sum(axis=1, keepdims=True)
-      logits_BC += found.log_odds(_shares(found, start, size), whole_B1)
+      logits_BC += found.of_range(start, size)
     best_BK, place_BK = top_k(
       jnp.where(allowed_BC, logits_BC, DEAD), min(k, size)
     )

@@ -72,6 +72,30 @@ def test_another_config_is_refused_by_field(finished):
     load_config(as_config_dict(other), workdir)
 
 
+def test_a_finished_run_is_searched_with_neighbours(finished, tmp_path):
+  config, workdir = finished
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+  heeding = dataclasses.replace(
+    config.search.neighbours, strength=1.5, floor=0.001
+  )
+  run_all(
+    dataclasses.replace(
+      config, search=dataclasses.replace(config.search, neighbours=heeding)
+    ),
+    copy,
+  )
+  before, after = (
+    json.loads((folder / "results.json").read_text())
+    for folder in (workdir, copy)
+  )
+  assert after["made_from"]["checkpoints"] == before["made_from"]["checkpoints"]
+  assert after["baselines"] == before["baselines"]
+  assert after["test"] != before["test"]
+  opened = recommendation.open_run(copy).recommender.catalog.neighbours
+  assert opened is not None and opened.floor == np.float32(0.001)
+
+
 def test_changed_codes_are_refused(finished, tmp_path):
   config, workdir = finished
   copy = tmp_path / "copy"

@@ -260,7 +260,7 @@ def _leaf_items(beams: Beams, space: Space, k: int):
   item_BMG = tree.leaf_items[jnp.where(held_BMG, place_BMG, 0)]
   allowed_BMG = held_BMG & live.item_I[item_BMG]
   if space.masks is not None:
-    allowed_BMG = filters.mask_items(space.masks, item_BMG, allowed_BMG)
+    allowed_BMG = filters.mask_items(space.masks.lists, item_BMG, allowed_BMG)
   score_BMG = beams.score_BM[..., None] + tree.log_share_I[item_BMG]
   if space.evidence is not None and G > 1:
     score_BMG += space.evidence.of_items(beams.holder_BE, item_BMG)

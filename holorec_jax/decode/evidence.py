@@ -122,9 +122,10 @@ def find(
   weight_BAK = recency_BA[..., None] * neighbours.weight_IK[item_BA]
   allowed_BE = (item_BE >= 0) & live_I[item_BE]
   if lists is not None:
-    denied_BE = filters.is_among(item_BE[:, None], lists.deny_BT)[:, 0]
-    asked_BE = filters.is_among(item_BE[:, None], lists.allow_BA)[:, 0]
-    allowed_BE &= ~denied_BE & (asked_BE | ~lists.restricted_B[:, None])
+    allowed_B1E = filters.mask_items(
+      lists, item_BE[:, None], allowed_BE[:, None]
+    )
+    allowed_BE = allowed_B1E[:, 0]
   share_BE = jnp.where(allowed_BE, weight_BAK.reshape(item_BE.shape), 0.0)
   total_B1 = share_BE.sum(axis=1, keepdims=True)
   codes_LBE = None

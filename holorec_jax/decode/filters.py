@@ -197,11 +197,11 @@ def mask_children(masks: Masks, depth, child_BMF, allowed_BMF) -> jax.Array:
   return combine(masks.lists, allowed_BMF, denied_BMF, kept_BMF)
 
 
-def mask_items(masks: Masks, item_BMG, allowed_BMG) -> jax.Array:
-  """The same for the items of leaves."""
-  denied_BMG = is_among(item_BMG, masks.lists.deny_BT)
-  kept_BMG = is_among(item_BMG, masks.lists.allow_BA)
-  return combine(masks.lists, allowed_BMG, denied_BMG, kept_BMG)
+def mask_items(lists: Lists, item_BMG, allowed_BMG) -> jax.Array:
+  """The same for items, such as those of leaves."""
+  denied_BMG = is_among(item_BMG, lists.deny_BT)
+  kept_BMG = is_among(item_BMG, lists.allow_BA)
+  return combine(lists, allowed_BMG, denied_BMG, kept_BMG)
 
 
 def combine(lists: Lists, allowed, denied, kept) -> jax.Array:

@@ -106,6 +106,30 @@ def test_ranking_all_items_finds_it_too(unseen):
   expect(lists[1], score_UI, unseen, set())
 
 
+def test_of_items_asked_for_the_evidence_is_shared_anew():
+  model, params = tiny.make_model(CATALOG)
+  wanted = [list(range(0, 30, 2)), None, list(range(9)), list(range(20, 30))]
+  histories = make_histories(HISTORIES)
+  plain, heeding = (
+    make_recommender(catalog, TreeEngine(model), params).recommend(
+      histories, Filters(allow=wanted)
+    )
+    for catalog in (dataclasses.replace(CATALOG, neighbours=None), CATALOG)
+  )
+  for user, history in enumerate(HISTORIES):
+    allowed = set(wanted[user] or range(ITEMS))
+    log_p_I, count = np.zeros(ITEMS), len(allowed)
+    log_p_I[plain.items_UK[user][:count]] = plain.scores_UK[user][:count]
+    items = heeding.items_UK[user][:count]
+    assert set(items.tolist()) == allowed
+    np.testing.assert_allclose(
+      heeding.scores_UK[user][:count],
+      (log_p_I + evidence_of(history, allowed))[items],
+      rtol=1e-4,
+      atol=1e-4,
+    )
+
+
 def test_a_narrow_beam_follows_the_evidence():
   """An item that its neighbour alone speaks for is found by a beam of one."""
   model, params = tiny.make_model(CATALOG)

@@ -1,5 +1,7 @@
 """T5's layers against literal numbers and the statistics they promise."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from holorec_jax.nn.layers import (
   FeedForward,
   RelativeBias,
   RMSNorm,
+  hashed_bits,
   matmul,
   relative_bucket,
 )
@@ -98,12 +101,35 @@ def drop(rate: float, x: jax.Array, seed: int = 0, deterministic=False):
 
 
 def test_dropout_keeps_the_expectation():
-  x_X = jnp.ones(40_001)  # Not a multiple of four bytes.
+  x_X = jnp.ones(100_001)
   y_X = np.asarray(drop(0.1, x_X))
-  kept = 256 / (256 - 26)
-  assert set(np.unique(y_X)) == {np.float32(0), np.float32(kept)}
-  assert abs((y_X == 0).mean() - 26 / 256) < 0.006
-  assert abs(y_X.mean() - 1) < 0.01
+  assert set(np.unique(y_X)) == {np.float32(0), np.float32(1 / 0.9)}
+  assert abs((y_X == 0).mean() - 0.1) < 0.004  # four standard deviations
+  assert abs(y_X.mean() - 1) < 0.005
+
+
+def test_dropped_units_tell_nothing_of_other_units():
+  """Of other rows, columns and keys, those that follow each other included."""
+  raw_K2 = [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (7, 7)]
+  keys = [jax.random.wrap_key_data(jnp.array(k, jnp.uint32)) for k in raw_K2]
+  keys += list(jax.random.split(jax.random.key(0), 4))
+  dropped_KRC = np.stack([hashed_bits(k, (200, 512)) for k in keys])
+  rate = 0.1
+  x_KRC = (dropped_KRC < rate * 2**32) - rate
+
+  def correlation(x, y):
+    """In standard deviations of that of independent units."""
+    return np.mean(x * y) / (rate * (1 - rate)) * np.sqrt(x.size)
+
+  found = []
+  for lag in (1, 2, 3, 8, 64, 128):
+    found.append(correlation(x_KRC[:, lag:], x_KRC[:, :-lag]))
+    found.append(correlation(x_KRC[..., lag:], x_KRC[..., :-lag]))
+  for one, other in itertools.combinations(x_KRC.reshape(len(keys), -1), 2):
+    for lag in range(-2, 3):
+      found.append(correlation(one, np.roll(other, lag)))
+  assert np.abs(found).max() < 4.5
+  assert 0.8 < np.std(found) < 1.2
 
 
 def test_dropout_is_a_function_of_its_key():

@@ -31,13 +31,14 @@ class Context:
 
   Attributes:
     layers: per decoder layer, the context's keys (B, H, K, C) and values
-      (B, H, C, K); of a stack with the layers' axis Y ahead.
+      (B, H, C, K); of a stack with the layers' axis Y ahead. Or, for all
+      layers, the states (B, C, D) that these would be projected from.
     bias_BHNC: cross-attention bias: visibility and distance; N may be 1.
     start_BND: first decoder input of every branch; N may be 1.
     repeats: what the repeat bias needs; None without it.
   """
 
-  layers: tuple[KeyValues, ...] | KeyValues
+  layers: tuple[KeyValues, ...] | KeyValues | jax.Array
   bias_BHNC: jax.Array
   start_BND: jax.Array
   repeats: Repeats | None = None
@@ -119,7 +120,7 @@ class DecoderBlock(nn.Module):
     return self.cross_attention.context_keys_values(states_BCD)
 
   def __call__(
-    self, x_BND, cache, own_bias_HS, context_kv, bias_BHNC, deterministic
+    self, x_BND, cache, own_bias_HS, context, bias_BHNC, deterministic
   ):
     normed_BND = self.self_norm(x_BND)
     cache = (*cache, self.self_attention.own_keys_values(normed_BND))
@@ -130,7 +131,12 @@ class DecoderBlock(nn.Module):
       self.self_attention.merge(own), deterministic
     )
     queries_BNHK = self.cross_attention.queries(self.cross_norm(x_BND))
-    read = attention.attend(queries_BNHK, context_kv, bias_BHNC)
+    if isinstance(context, KeyValues):
+      read = attention.attend(queries_BNHK, context, bias_BHNC)
+    else:
+      read = self.cross_attention.attend_states(
+        queries_BNHK, context, bias_BHNC
+      )
     x_BND = x_BND + self.cross_drop(
       self.cross_attention.merge(read), deterministic
     )
@@ -172,12 +178,23 @@ class StepDecoder(nn.Module):
     self.output_drop = Dropout(c.dropout)
 
   def project_context(
-    self, states_BCD: jax.Array
-  ) -> tuple[KeyValues, ...] | KeyValues:
-    """Every layer's context keys and values, once per user."""
-    if not self.config.scan_layers:
+    self, states_BCD: jax.Array, queries: int | None = None
+  ) -> tuple[KeyValues, ...] | KeyValues | jax.Array:
+    """Every layer's context keys and values, once per user.
+
+    Args:
+      states_BCD: of the histories.
+      queries: how many will read a user's context, if that is known; the
+        states stay as they are where that takes fewer operations.
+    """
+    tokens, c = states_BCD.shape[1], self.config
+    if queries is not None and not attention.projecting_pays(
+      queries, tokens, c.d_model, c.head_dim
+    ):
+      return states_BCD
+    if not c.scan_layers:
       return tuple(block.read(states_BCD) for block in self.blocks)
-    block = DecoderBlock(self.config, parent=None)
+    block = DecoderBlock(c, parent=None)
 
     def layer(params, states_BCD, own, rngs):
       del own, rngs
@@ -207,10 +224,12 @@ class StepDecoder(nn.Module):
 
   def _unroll(self, x_BND, caches, own_bias_HS, context, deterministic):
     """Through all layers: (B, N, D) and the caches with one more slot."""
-    longer = []
-    for block, cache, kv in zip(self.blocks, caches, context.layers):
+    longer, layers = [], context.layers
+    if isinstance(layers, jax.Array):
+      layers = (layers,) * len(self.blocks)
+    for block, cache, own in zip(self.blocks, caches, layers):
       x_BND, cache = block(
-        x_BND, cache, own_bias_HS, kv, context.bias_BHNC, deterministic
+        x_BND, cache, own_bias_HS, own, context.bias_BHNC, deterministic
       )
       longer.append(cache)
     return x_BND, tuple(longer)
@@ -220,10 +239,13 @@ class StepDecoder(nn.Module):
     block = DecoderBlock(self.config, parent=None)
     # Before the first step there are no slots, whatever they would belong to.
     slots = caches[0]
+    shared = context.layers if isinstance(context.layers, jax.Array) else None
 
     def layer(params, x_BND, own, rngs):
-      cache, kv = own
-      args = (x_BND, cache, own_bias_HS, kv, context.bias_BHNC, deterministic)
+      cache, read = own
+      if shared is not None:
+        read = shared
+      args = (x_BND, cache, own_bias_HS, read, context.bias_BHNC, deterministic)
       applied: Any = block.apply({"params": params}, *args, rngs=rngs)
       x_BND, longer = applied
       return x_BND, longer[-1]
@@ -233,7 +255,7 @@ class StepDecoder(nn.Module):
       layer,
       self.layers,
       x_BND,
-      (by_layer, context.layers),
+      (by_layer, None if shared is not None else context.layers),
       self.layers_key,
       self.config.remat,
     )

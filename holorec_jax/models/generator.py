@@ -133,6 +133,7 @@ class Generator(nn.Module):
     segment_BT: jax.Array,
     last_BN: jax.Array,
     deterministic: bool = True,
+    unrolled: bool = False,
   ) -> Context:
     """Encodes the histories and projects the context once per user.
 
@@ -142,9 +143,11 @@ class Generator(nn.Module):
       segment_BT: packed histories, as in `Batch`.
       last_BN: last visible slot of each branch; N = 1 for search.
       deterministic: no dropout.
+      unrolled: the branches will be unrolled, and nothing else reads the
+        context: it is kept in the form that is cheapest then.
     """
     encoded = self.encode(item_BT, codes, segment_BT, deterministic)
-    return self.attach(encoded, item_BT, codes, segment_BT, last_BN)
+    return self.attach(encoded, item_BT, codes, segment_BT, last_BN, unrolled)
 
   def encode(
     self,
@@ -173,8 +176,13 @@ class Generator(nn.Module):
     codes: Codes,
     segment_BT: jax.Array,
     last_BN: jax.Array,
+    unrolled: bool = False,
   ) -> Context:
     """Opens branches on encoded histories; arguments of open_branches."""
+    queries = None
+    if unrolled:
+      later = (self.num_levels - 1) * self.steps_per_level
+      queries = last_BN.shape[1] * (self.first_steps + later)
     states_BCD = self.states(encoded)
     tokens = states_BCD.shape[1] // segment_BT.shape[1]
     visible_BNT, distance_BNT = sight(segment_BT, last_BN)
@@ -191,7 +199,7 @@ class Generator(nn.Module):
         distance_BNT,
       )
     return Context(
-      layers=self.decoder.project_context(encoded),
+      layers=self.decoder.project_context(encoded, queries),
       bias_BHNC=jnp.repeat(bias_BHNT, tokens, axis=-1),
       start_BND=self._first_input(states_BCD, last_BN * tokens + tokens - 1),
       repeats=repeats,
@@ -299,8 +307,9 @@ class Generator(nn.Module):
     Returns:
       One LevelOutput per level.
     """
+    history = (batch.item_BT, codes, batch.segment_BT)
     context = self.open_branches(
-      batch.item_BT, codes, batch.segment_BT, batch.last_BN, deterministic
+      *history, batch.last_BN, deterministic, unrolled=True
     )
     return self.unroll(context, codes.fine_IL[batch.target_BN], deterministic)
 

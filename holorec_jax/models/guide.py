@@ -99,7 +99,7 @@ class GuidedGenerator(nn.Module):
     generator = self.generator
     history = (batch.item_BT, codes, batch.segment_BT)
     encoded = generator.encode(*history, deterministic)
-    context = generator.attach(encoded, *history, batch.last_BN)
+    context = generator.attach(encoded, *history, batch.last_BN, unrolled=True)
     outputs = generator.unroll(
       context, codes.fine_IL[batch.target_BN], deterministic
     )

@@ -168,9 +168,10 @@ class Qwen3(nn.Module):
     return Encoded(self.final_norm(x_BCD), layers)
 
   def project_context(
-    self, encoded: Encoded
+    self, encoded: Encoded, queries: int | None = None
   ) -> tuple[KeyValues, ...] | KeyValues:
-    """What branches read; it is there already."""
+    """What branches read, however many; it is there already."""
+    del queries
     return encoded.layers
 
   def step(

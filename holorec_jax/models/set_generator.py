@@ -163,8 +163,10 @@ class SetGenerator(nn.Module):
     segment_BT: jax.Array,
     last_BN: jax.Array,
     deterministic: bool = True,
+    unrolled: bool = False,
   ) -> Context:
     """Encodes histories once per user; arguments as `Generator`'s."""
+    queries = last_BN.shape[1] * self.num_codebooks if unrolled else None
     embedded_BTMD = self.embed(
       jnp.arange(self.num_codebooks), codes.fine_IL[item_BT]
     )
@@ -192,7 +194,7 @@ class SetGenerator(nn.Module):
       final_BN1 = (last_BN * tokens + tokens - 1)[..., None]
       start_BND += jnp.take_along_axis(states_BCD, final_BN1, axis=1)
     return Context(
-      layers=self.decoder.project_context(states_BCD),
+      layers=self.decoder.project_context(states_BCD, queries),
       bias_BHNC=jnp.repeat(bias_BHNT, tokens, axis=-1),
       start_BND=start_BND,
       repeats=repeats,
@@ -291,8 +293,9 @@ class SetGenerator(nn.Module):
     Returns:
       One SetStep per codebook.
     """
+    history = (batch.item_BT, codes, batch.segment_BT)
     context = self.open_branches(
-      batch.item_BT, codes, batch.segment_BT, batch.last_BN, deterministic
+      *history, batch.last_BN, deterministic, unrolled=True
     )
     target_BNM = codes.fine_IL[batch.target_BN]
     draw_BNM = None

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from holorec_jax.nn.layers import dense
+from holorec_jax.nn.layers import dense, matmul, scaled_normal
 
 NEGATIVE_BIAS = -1e9
 
@@ -37,6 +37,21 @@ Cache = tuple[KeyValues, ...]
 def mask_to_bias(mask: jax.Array) -> jax.Array:
   """True = attend; returns 0 or a large negative float32."""
   return jnp.where(mask, 0.0, NEGATIVE_BIAS).astype(jnp.float32)
+
+
+def projecting_pays(
+  queries: int, tokens: int, d_model: int, head_dim: int
+) -> bool:
+  """Whether projected keys and values take fewer operations than states.
+
+  Args:
+    queries: how many read one user's context.
+    tokens: C, of that context.
+    d_model: D.
+    head_dim: K; the number of heads makes no difference.
+  """
+  projected = tokens * head_dim * (d_model + queries)
+  return projected <= queries * d_model * (head_dim + tokens)
 
 
 def attend(
@@ -78,6 +93,23 @@ def attend_own(
   return jnp.asarray(mixed_BNHK).astype(query_BNHK.dtype)
 
 
+class Projection(nn.Module):
+  """`dense`, with a kernel that others may read.
+
+  Attributes:
+    shape: (D, F) of the kernel.
+  """
+
+  shape: tuple[int, int]
+
+  def setup(self):
+    init = scaled_normal(self.shape[0])
+    self.kernel_DF = self.param("kernel", init, self.shape)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return matmul(x, self.kernel_DF)
+
+
 class Attention(nn.Module):
   """The projections of one attention layer; attention itself is a function."""
 
@@ -88,8 +120,8 @@ class Attention(nn.Module):
   def setup(self):
     inner = self.num_heads * self.head_dim
     self.query = dense(inner, self.d_model * self.head_dim)
-    self.key = dense(inner, self.d_model)
-    self.value = dense(inner, self.d_model)
+    self.key = Projection((self.d_model, inner))
+    self.value = Projection((self.d_model, inner))
     self.output = dense(self.d_model, inner)
 
   def queries(self, x_BND: jax.Array) -> jax.Array:
@@ -110,6 +142,32 @@ class Attention(nn.Module):
     key_BCHK, value_BCHK = self.own_keys_values(x_BCD)
     return KeyValues(
       jnp.moveaxis(key_BCHK, 1, -1), jnp.swapaxes(value_BCHK, 1, 2)
+    )
+
+  def attend_states(
+    self, query_BNHK: jax.Array, states_BCD: jax.Array, bias_BHNC: jax.Array
+  ) -> jax.Array:
+    """`attend` to the keys and values of states, which are never made.
+
+    Queries are taken to the states' space instead, and what they read there is
+    taken back: that is cheaper where few queries read many states.
+    """
+    kernel = (self.d_model, self.num_heads, self.head_dim)
+    asked_BHND = jnp.einsum(
+      "bnhk,dhk->bhnd", query_BNHK, self.key.kernel_DF.reshape(kernel)
+    )
+    logits_BHNC = jnp.einsum(
+      "bhnd,bcd->bhnc",
+      asked_BHND,
+      states_BCD,
+      preferred_element_type=jnp.float32,
+    )
+    weights_BHNC = jax.nn.softmax(logits_BHNC + bias_BHNC, axis=-1)
+    read_BHND = jnp.einsum(
+      "bhnc,bcd->bhnd", weights_BHNC.astype(query_BNHK.dtype), states_BCD
+    )
+    return jnp.einsum(
+      "bhnd,dhk->bnhk", read_BHND, self.value.kernel_DF.reshape(kernel)
     )
 
   def merge(self, mixed_BNHK: jax.Array) -> jax.Array:

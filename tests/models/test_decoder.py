@@ -136,3 +136,38 @@ def test_cached_is_uncached_and_scanned_is_unrolled(thought):
   for output, thought_BND in zip(outputs, thoughts):
     np.testing.assert_allclose(thought_BND, output.thought_BND, atol=1e-5)
   assert np.std(unrolled) > 0.1
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("thought", ["none", "holorec"])
+def test_few_branches_read_the_states_that_search_projects(
+  scan_layers, thought
+):
+  catalog = tiny.make_catalog(20, levels=2, codes=5)
+  model, params = tiny.make_model(
+    catalog,
+    thought=thought,
+    head_dim=8,
+    decoder_layers=2,
+    scan_layers=scan_layers,
+  )
+  batch, codes = (
+    tiny.unpack(tiny.make_packed(catalog)),
+    tiny.make_codes(catalog),
+  )
+
+  def run(params, unrolled: bool):
+    bound = model.bind({"params": params})
+    context = bound.open_branches(
+      batch.item_BT, codes, batch.segment_BT, batch.last_BN, unrolled=unrolled
+    )
+    assert isinstance(context.layers, jax.Array) == unrolled
+    outputs = bound.unroll(context, codes.fine_IL[batch.target_BN])
+    return sum(jnp.sum(jnp.sin(o.fine_BNV)) for o in outputs), outputs
+
+  differentiate = tiny.jit(jax.grad(run, has_aux=True), static_argnums=1)
+  ours = jax.tree.leaves_with_path(differentiate(params, True))
+  theirs = jax.tree.leaves(differentiate(params, False))
+  for (path, one), other in zip(ours, theirs):
+    name = jax.tree_util.keystr(path)
+    np.testing.assert_allclose(one, other, 1e-4, 1e-5, err_msg=name)

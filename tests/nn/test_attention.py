@@ -1,8 +1,11 @@
 """Attention against loops in numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from holorec_jax.nn.attention import (
   Attention,
@@ -10,6 +13,7 @@ from holorec_jax.nn.attention import (
   attend,
   attend_own,
   mask_to_bias,
+  projecting_pays,
 )
 
 B, N, C, S, H, K = 2, 3, 5, 4, 2, 3
@@ -95,3 +99,72 @@ def test_attention_projects_to_heads_and_back():
   assert np.array_equal(shared.key, np.moveaxis(heads, 1, 3))
   assert np.array_equal(shared.value, np.swapaxes(heads, 1, 2))
   np.testing.assert_array_equal(call(Attention.merge, heads), x_BND)
+
+
+def read_states(attention, params, states_BCD, query_BNHK, bias_BHNC):
+  return attention.apply(
+    {"params": params},
+    query_BNHK,
+    states_BCD,
+    bias_BHNC,
+    method=Attention.attend_states,
+  )
+
+
+def read_projected(attention, params, states_BCD, query_BNHK, bias_BHNC):
+  context = attention.apply(
+    {"params": params}, states_BCD, method=Attention.context_keys_values
+  )
+  return attend(query_BNHK, context, bias_BHNC)
+
+
+def test_states_are_read_as_their_keys_and_values_are():
+  """The same values, and the same gradients of all that goes in."""
+  D = 6
+  attention = Attention(d_model=D, num_heads=H, head_dim=K)
+  params = {
+    name: {"kernel": normal(seed, D, H * K)}
+    for seed, name in enumerate(("query", "key", "value", "output"))
+  }
+  bias_BHNC = normal(4, B, H, N, C)
+  bias_BHNC[..., -1] = -1e9
+  args = (normal(5, B, C, D), normal(6, B, N, H, K), bias_BHNC)
+  weight_BNHK = normal(7, B, N, H, K)
+
+  def run(read):
+    def loss(params, *args):
+      mixed_BNHK = read(attention, params, *args)
+      return jnp.sum(weight_BNHK * mixed_BNHK), mixed_BNHK
+
+    return jax.grad(loss, (0, 1, 2, 3), has_aux=True)(params, *args)
+
+  for ours, theirs in zip(
+    jax.tree.leaves(run(read_states)), jax.tree.leaves(run(read_projected))
+  ):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [2, 16, 80])
+@pytest.mark.parametrize("queries", [1, 4, 8, 40, 80])
+@pytest.mark.parametrize("head_dim", [8, 32])
+def test_projecting_pays_where_the_compiler_counts_fewer_operations(
+  tokens, queries, head_dim
+):
+  D = 32
+  attention = Attention(d_model=D, num_heads=H, head_dim=head_dim)
+  kernel = jax.ShapeDtypeStruct((D, H * head_dim), jnp.float32)
+  params = {name: {"kernel": kernel} for name in ("query", "key", "value")}
+  params["output"] = {"kernel": jax.ShapeDtypeStruct(kernel.shape[::-1], float)}
+  args = (
+    params,
+    jax.ShapeDtypeStruct((1, tokens, D), jnp.float32),
+    jax.ShapeDtypeStruct((1, queries, H, head_dim), jnp.float32),
+    jax.ShapeDtypeStruct((1, H, queries, tokens), jnp.float32),
+  )
+
+  def count(read):
+    lowered = jax.jit(functools.partial(read, attention)).lower(*args)
+    return lowered.cost_analysis()["flops"]
+
+  pays = projecting_pays(queries, tokens, D, head_dim)
+  assert pays == (count(read_projected) <= count(read_states))

@@ -1,8 +1,9 @@
 """The stepwise decoder that training and search share (methods 4.2).
 
 One step feeds one vector to every branch (training) or beam (search) of a
-user. All branches of a user read the same context keys and values; each keeps
-its own short cache of S slots.
+user; training without thoughts knows the vectors of all steps ahead, and feeds
+them in one pass. All branches of a user read the same context; each keeps its
+own short cache of S slots.
 
 With `scan_layers` the layers are one stack (`layer_stack`): one entry holds the
 context, and one the slots, of all layers. Slots have the layers' axis Y behind
@@ -120,35 +121,47 @@ class DecoderBlock(nn.Module):
     return self.cross_attention.context_keys_values(states_BCD)
 
   def __call__(
-    self, x_BND, cache, own_bias_HS, context, bias_BHNC, deterministic
+    self, x_BXD, cache, own_biases, context, bias_BHXC, deterministic
   ):
-    normed_BND = self.self_norm(x_BND)
-    cache = (*cache, self.self_attention.own_keys_values(normed_BND))
-    own = attention.attend_own(
-      self.self_attention.queries(normed_BND), cache, own_bias_HS
-    )
-    x_BND = x_BND + self.self_drop(
-      self.self_attention.merge(own), deterministic
-    )
-    queries_BNHK = self.cross_attention.queries(self.cross_norm(x_BND))
+    """Feeds X = S * N vectors, step by step; S is the number of own_biases."""
+    steps = len(own_biases)
+    own, cache = self._attend_own(self.self_norm(x_BXD), cache, own_biases)
+    x_BXD += self.self_drop(own, deterministic, steps)
+    queries_BXHK = self.cross_attention.queries(self.cross_norm(x_BXD))
     if isinstance(context, KeyValues):
-      read = attention.attend(queries_BNHK, context, bias_BHNC)
+      read = attention.attend(queries_BXHK, context, bias_BHXC)
     else:
       read = self.cross_attention.attend_states(
-        queries_BNHK, context, bias_BHNC
+        queries_BXHK, context, bias_BHXC
       )
-    x_BND = x_BND + self.cross_drop(
-      self.cross_attention.merge(read), deterministic
-    )
-    hidden_BND = self.mlp(self.mlp_norm(x_BND), deterministic)
-    return x_BND + self.mlp_drop(hidden_BND, deterministic), cache
+    merged_BXD = self.cross_attention.merge(read)
+    x_BXD += self.cross_drop(merged_BXD, deterministic, steps)
+    hidden_BXD = self.mlp(self.mlp_norm(x_BXD), deterministic, steps)
+    return x_BXD + self.mlp_drop(hidden_BXD, deterministic, steps), cache
+
+  def _attend_own(self, x_BXD, cache, own_biases):
+    """Every step's vectors read the slots so far, their own included."""
+    queries_BXHK = self.self_attention.queries(x_BXD)
+    slots = self.self_attention.own_keys_values(x_BXD)
+
+    def split(y_BXHK):
+      return jnp.split(y_BXHK, len(own_biases), axis=1)
+
+    mixed = []
+    for query_BNHK, key_BNHK, value_BNHK, bias_HS in zip(
+      split(queries_BXHK), split(slots.key), split(slots.value), own_biases
+    ):
+      cache = (*cache, KeyValues(key_BNHK, value_BNHK))
+      mixed.append(attention.attend_own(query_BNHK, cache, bias_HS))
+    mixed_BXHK = jnp.concatenate(mixed, axis=1)
+    return self.self_attention.merge(mixed_BXHK), cache
 
 
 def _first_step(block: DecoderBlock, x_BND: jax.Array):
   """A call that reads all parameters of a block, to create them."""
-  bias_HS = jnp.zeros((block.config.num_heads, 1))
+  own_biases = (jnp.zeros((block.config.num_heads, 1)),)
   bias_BHNC = jnp.zeros((1, 1, 1, 1))
-  return block(x_BND, (), bias_HS, block.read(x_BND), bias_BHNC, True)
+  return block(x_BND, (), own_biases, block.read(x_BND), bias_BHNC, True)
 
 
 class StepDecoder(nn.Module):
@@ -208,56 +221,78 @@ class StepDecoder(nn.Module):
     self, x_BND, state: DecodeState, context: Context, deterministic: bool
   ) -> tuple[jax.Array, DecodeState]:
     """Feeds x; returns states (B, N, D) and the state with one more slot."""
-    positions = (*state.positions, state.step)
-    position_S = jnp.stack([jnp.int32(p) for p in positions])
-    own_bias_HS = self.relative_bias(
-      state.step - position_S
-    ) + attention.mask_to_bias(position_S >= 0)
-    x_BND = self.input_drop(x_BND, deterministic)
-    args = (x_BND, state.caches, own_bias_HS, context, deterministic)
+    return self.steps((x_BND,), state, context, deterministic)
+
+  def steps(
+    self, xs_BND, state: DecodeState, context: Context, deterministic: bool
+  ) -> tuple[jax.Array, DecodeState]:
+    """Feeds the vectors of S steps, all known ahead, in one pass.
+
+    Returns:
+      The states (B, S * N, D), one step behind the other, and the state with
+      S more slots.
+    """
+    steps = len(xs_BND)
+    positions = (*state.positions, *(state.step + s for s in range(steps)))
+    own_biases = []
+    for s in range(steps):
+      seen = positions[: len(state.positions) + s + 1]
+      position_S = jnp.stack([jnp.int32(p) for p in seen])
+      own_biases.append(
+        self.relative_bias(seen[-1] - position_S)
+        + attention.mask_to_bias(position_S >= 0)
+      )
+    bias_BHXC = context.bias_BHNC
+    if steps > 1:
+      bias_BHXC = jnp.tile(bias_BHXC, (1, 1, steps, 1))
+    x_BXD = jnp.concatenate(xs_BND, axis=1)
+    x_BXD = self.input_drop(x_BXD, deterministic, steps)
+    args = (tuple(own_biases), context.layers, bias_BHXC, deterministic)
     through = self._scan if self.config.scan_layers else self._unroll
-    x_BND, caches = through(*args)
-    x_BND = self.output_drop(self.final_norm(x_BND), deterministic)
-    return x_BND, dataclasses.replace(
-      state, caches=caches, positions=positions, step=state.step + 1
+    x_BXD, caches = through(x_BXD, state.caches, *args)
+    x_BXD = self.output_drop(self.final_norm(x_BXD), deterministic, steps)
+    return x_BXD, dataclasses.replace(
+      state, caches=caches, positions=positions, step=state.step + steps
     )
 
-  def _unroll(self, x_BND, caches, own_bias_HS, context, deterministic):
-    """Through all layers: (B, N, D) and the caches with one more slot."""
-    longer, layers = [], context.layers
+  def _unroll(
+    self, x_BXD, caches, own_biases, layers, bias_BHXC, deterministic
+  ):
+    """Through all layers: (B, X, D) and the caches with more slots."""
+    longer = []
     if isinstance(layers, jax.Array):
       layers = (layers,) * len(self.blocks)
     for block, cache, own in zip(self.blocks, caches, layers):
-      x_BND, cache = block(
-        x_BND, cache, own_bias_HS, own, context.bias_BHNC, deterministic
+      x_BXD, cache = block(
+        x_BXD, cache, own_biases, own, bias_BHXC, deterministic
       )
       longer.append(cache)
-    return x_BND, tuple(longer)
+    return x_BXD, tuple(longer)
 
-  def _scan(self, x_BND, caches, own_bias_HS, context, deterministic):
+  def _scan(self, x_BXD, caches, own_biases, layers, bias_BHXC, deterministic):
     """The same through a stack."""
     block = DecoderBlock(self.config, parent=None)
     # Before the first step there are no slots, whatever they would belong to.
     slots = caches[0]
-    shared = context.layers if isinstance(context.layers, jax.Array) else None
+    shared = layers if isinstance(layers, jax.Array) else None
 
-    def layer(params, x_BND, own, rngs):
+    def layer(params, x_BXD, own, rngs):
       cache, read = own
       if shared is not None:
         read = shared
-      args = (x_BND, cache, own_bias_HS, read, context.bias_BHNC, deterministic)
+      args = (x_BXD, cache, own_biases, read, bias_BHXC, deterministic)
       applied: Any = block.apply({"params": params}, *args, rngs=rngs)
-      x_BND, longer = applied
-      return x_BND, longer[-1]
+      x_BXD, longer = applied
+      return x_BXD, longer[len(cache) :]
 
     by_layer = jax.tree.map(lambda x_BNYHK: jnp.moveaxis(x_BNYHK, 2, 0), slots)
-    x_BND, slot = scan_layers(
+    x_BXD, new = scan_layers(
       layer,
       self.layers,
-      x_BND,
-      (by_layer, None if shared is not None else context.layers),
+      x_BXD,
+      (by_layer, None if shared is not None else layers),
       self.layers_key,
       self.config.remat,
     )
-    slot = jax.tree.map(lambda x_YBNHK: jnp.moveaxis(x_YBNHK, 0, 2), slot)
-    return x_BND, ((*slots, slot),)
+    new = jax.tree.map(lambda x_YBNHK: jnp.moveaxis(x_YBNHK, 0, 2), new)
+    return x_BXD, ((*slots, *new),)

@@ -270,16 +270,21 @@ class Generator(nn.Module):
       )
       state_BND = self.thought.inject(state_BND, thought_BND)
       thoughts.append((coarse_BNV, thought_BND))
+    (coarse_BNV, thought_BND), *ahead = thoughts or [(None, None)]
+    output = self._predict(state_BND, state.match_BNT, context, level, align)
+    return state, output._replace(
+      coarse_BNV=coarse_BNV, thought_BND=thought_BND, ahead=tuple(ahead)
+    )
+
+  def _predict(self, state_BND, match_BNT, context, level, align):
+    """The logits of a level from the state that its last step left."""
     align_RBNV = None
     if align and self.num_aligned:
       align_RBNV = self._align_logits(state_BND, level)
     fine_BNV = self._fine_logits(state_BND, level)
     if context.repeats is not None:
-      fine_BNV += self.repeat_bias(context.repeats, state.match_BNT, level)
-    (coarse_BNV, thought_BND), *ahead = thoughts or [(None, None)]
-    return state, LevelOutput(
-      fine_BNV, coarse_BNV, align_RBNV, thought_BND, tuple(ahead)
-    )
+      fine_BNV += self.repeat_bias(context.repeats, match_BNT, level)
+    return LevelOutput(fine_BNV, align_RBNV=align_RBNV)
 
   def _align_logits(self, state_BND, level) -> jax.Array:
     logits = [
@@ -317,6 +322,8 @@ class Generator(nn.Module):
     self, context: Context, target_BNL: jax.Array, deterministic: bool = True
   ) -> list[LevelOutput]:
     """`__call__` on branches that are open, with the codes to feed."""
+    if self.thought is None:
+      return self._unroll_at_once(context, target_BNL, deterministic)
     state = self.start(context)
     outputs = []
     for level in range(self.num_levels):
@@ -329,4 +336,22 @@ class Generator(nn.Module):
       outputs[level] = outputs[level]._replace(
         coarse_BNV=coarse_BNV, thought_BND=thought_BND
       )
+    return outputs
+
+  def _unroll_at_once(self, context, target_BNL, deterministic):
+    """Without thoughts all that is fed is known: one pass for all levels."""
+    levels, start = range(self.num_levels), self.start(context)
+    xs_BND = [context.start_BND] + [
+      self.code_embedding_LVD[level][target_BNL[..., level]]
+      for level in levels[:-1]
+    ]
+    states_BXD, _ = self.decoder.steps(xs_BND, start, context, deterministic)
+    outputs, match_BNT = [], start.match_BNT
+    for level, state_BND in zip(
+      levels, jnp.split(states_BXD, self.num_levels, axis=1)
+    ):
+      if level and context.repeats is not None:
+        fed_BN = target_BNL[..., level - 1]
+        match_BNT = context.repeats.follow(match_BNT, level - 1, fed_BN)
+      outputs.append(self._predict(state_BND, match_BNT, context, level, True))
     return outputs

@@ -213,6 +213,16 @@ class Qwen3(nn.Module):
       step=state.step + 1,
     )
 
+  def steps(
+    self, xs_BND, state: DecodeState, context: Context, deterministic: bool
+  ) -> tuple[jax.Array, DecodeState]:
+    """Feeds the vectors of S steps; returns states (B, S * N, D) like T5's."""
+    states = []
+    for x_BND in xs_BND:
+      state_BND, state = self.step(x_BND, state, context, deterministic)
+      states.append(state_BND)
+    return jnp.concatenate(states, axis=1), state
+
   def _run(
     self,
     x_BCD: jax.Array,

@@ -99,12 +99,23 @@ class Dropout(nn.Module):
     # compiler then computes once.
     self.key = self.make_rng("dropout") if self.has_rng("dropout") else None
 
-  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, deterministic: bool, steps: int = 1
+  ) -> jax.Array:
+    """Drops units of x (B, S * N, ..); one behind the other, its S steps.
+
+    Of one step x may have any shape.
+    """
     if deterministic or self.rate == 0:
       return x
     assert self.key is not None, "dropout needs rngs={'dropout': key}"
     dropped = min(round(self.rate * 2**32), 2**32 - 1)
-    keep = hashed_bits(self.key, x.shape) >= jnp.uint32(dropped)
+    shape = x.shape
+    if steps > 1:
+      shape = (shape[0], shape[1] // steps, *shape[2:])
+    keep = hashed_bits(self.key, shape) >= jnp.uint32(dropped)
+    if steps > 1:
+      keep = jnp.tile(keep, (1, steps, *(1,) * (x.ndim - 2)))
     scale = jnp.asarray(1.0 / (1.0 - self.rate), x.dtype)
     return jnp.where(keep, x * scale, jnp.zeros((), x.dtype))
 
@@ -151,13 +162,15 @@ class FeedForward(nn.Module):
     self.wo = dense(self.d_model, self.d_ff)
     self.drop = Dropout(self.dropout)
 
-  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, deterministic: bool, steps: int = 1
+  ) -> jax.Array:
     hidden = self.wi(x)
     if self.gated:
       hidden = nn.gelu(self.wi_gate(x), approximate=True) * hidden
     else:
       hidden = nn.relu(hidden)
-    return self.wo(self.drop(hidden, deterministic))
+    return self.wo(self.drop(hidden, deterministic, steps))
 
 
 def relative_bucket(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models as tiny
+from tiny_qwen3 import QWEN3
 
 from holorec_jax.nn.layers import relative_bucket
 
@@ -136,6 +137,44 @@ def test_cached_is_uncached_and_scanned_is_unrolled(thought):
   for output, thought_BND in zip(outputs, thoughts):
     np.testing.assert_allclose(thought_BND, output.thought_BND, atol=1e-5)
   assert np.std(unrolled) > 0.1
+
+
+@pytest.mark.parametrize("form", [{}, {"scan_layers": True}, QWEN3])
+def test_all_levels_at_once_are_one_by_one(form):
+  """With dropout, which drops the same units at every level."""
+  catalog = tiny.make_catalog(20, levels=3, codes=5)
+  model, params = tiny.make_model(
+    catalog,
+    **dict(decoder_layers=2, dropout=0.3, repeat_bias=True) | form,
+  )
+  batch, codes = tiny.make_packed(catalog), tiny.make_codes(catalog)
+  target_BNL = codes.fine_IL[batch.target_BN]
+
+  def one_by_one(bound, context):
+    state, outputs = bound.start(context), []
+    for level in range(bound.num_levels):
+      code_BN = target_BNL[..., level - 1] if level else None
+      state, output = bound.level(state, context, level, code_BN, False)
+      outputs.append(output)
+    return outputs
+
+  def run(bound):
+    context = bound.open_branches(
+      batch.item_BT, codes, batch.segment_BT, batch.last_BN, False
+    )
+    at_once = bound.unroll(context, target_BNL, deterministic=False)
+    return [
+      jnp.stack([output.fine_BNV for output in outputs])
+      for outputs in (at_once, one_by_one(bound, context))
+    ]
+
+  def apply(params):
+    rngs = {"dropout": jax.random.key(0)}
+    return model.apply({"params": params}, method=run, rngs=rngs)
+
+  at_once, by_level = tiny.jit(apply)(params)
+  np.testing.assert_allclose(at_once, by_level, rtol=1e-5, atol=1e-5)
+  assert np.std(at_once) > 0.1
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])

@@ -11,7 +11,7 @@ target per row in length buckets, of the same network on the same targets:
   long          generated histories of --length items, as code tokens
   long_pooled   the same, pooled to one vector per item
   transformers  the paper's network beside T5 of the package transformers, which
-                pip install -e '.[comparators]' brings
+                pip install -e '.[comparators]' brings (--data, else generated)
 Suite `search`: users per second of search at --config's beam:
   systems       --config's network in every system, on histories of 50 items
   comparison    the paper's network on 20 items of 4 code tokens, in all modes
@@ -89,7 +89,7 @@ SUITE = flags.DEFINE_enum(
   "What to compare or measure.",
 )
 DATA = flags.DEFINE_string(
-  "data", "", "Folder with sequences.txt for the short histories."
+  "data", "", "Folder with sequences.txt for the cases of real histories."
 )
 CASES = flags.DEFINE_multi_enum(
   "case",

@@ -9,8 +9,9 @@ one_target, a row per (history, target) pair in batches of like lengths.
   long          histories of 100 items, as code tokens; at least 10 times
   long_pooled   the same, pooled to one vector per item; at least 10 times
   transformers  the published network without thoughts, on histories of up to
-                20 items of 4 codes; rows of one target are padded to 20 items,
-                as they are for transformers' T5, which trains on the very same
+                20 items of 4 codes; transformers' T5 trains on the very rows of
+                one_target, and on those of a third side, one_target_padded,
+                where every row is padded to 20 items
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ NAMES = ("short", "long", "long_pooled", "transformers")
 # Beauty's, whose catalogue is the size of many published ones.
 ITEMS = 12_101
 PAPER_HISTORY = 20
-# Of which the faster one counts; 32 suits transformers on a CPU.
+# Rows of 20 items, of which the faster number counts.
 PAPER_BATCHES = (32, 128)
 
 
@@ -56,7 +57,8 @@ def make_cases(
   Args:
     names: some of NAMES.
     config: network, loss and optimiser of all but `transformers`.
-    folder: with the sequences.txt of the case `short`; "" for generated ones.
+    folder: with the sequences.txt of the cases `short` and `transformers`; ""
+      for generated histories.
     users: of the generated histories.
     length: items of the long ones.
   """
@@ -70,7 +72,7 @@ def make_cases(
     ]
   if "transformers" in names:
     paper = Config(systems=("plain",))
-    cases.append(make_paper_case(paper, users))
+    cases.append(make_paper_case(paper, folder, users))
   return cases
 
 
@@ -78,17 +80,18 @@ def make_short_case(config: Config, folder: str, users: int) -> Case:
   """Histories from a file, or those of the embedded data set."""
   generated = synthetic.SyntheticConfig(users=10 * users)
   source = (
-    DataConfig(source="sequences", path=folder)
+    _read(folder)
     if folder
-    else DataConfig(synthetic=generated)
+    else prepare.prepare(DataConfig(synthetic=generated))
   )
   batches = PipelineConfig(targets_per_batch=512)
   return Case(
-    "short",
-    with_history(config, "codes"),
-    prepare.prepare(source),
-    both_forms(batches),
+    "short", with_history(config, "codes"), source, both_forms(batches)
   )
+
+
+def _read(folder: str) -> schema.Dataset:
+  return prepare.prepare(DataConfig(source="sequences", path=folder))
 
 
 def make_long_case(
@@ -106,26 +109,28 @@ def make_long_case(
   return Case(name, with_history(config, history), dataset, both_forms(batches))
 
 
-def make_paper_case(config: Config, users: int) -> Case:
+def make_paper_case(config: Config, folder: str, users: int) -> Case:
   """The published batches; `config` decides on the network."""
   longest = PAPER_HISTORY
-  packed = PipelineConfig(
-    max_history=longest, targets_per_batch=320, slots_per_row=longest
+  packed = PipelineConfig(max_history=longest, targets_per_batch=320)
+  single = dataclasses.replace(
+    packed, rows="one_target", targets_per_batch=max(PAPER_BATCHES)
   )
-  single = tuple(
-    PipelineConfig(
-      rows="one_target",
-      max_history=longest,
-      targets_per_batch=rows,
-      length_buckets=(longest,),
+  padded = tuple(
+    dataclasses.replace(
+      single, targets_per_batch=rows, length_buckets=(longest,)
     )
     for rows in PAPER_BATCHES
   )
   return Case(
     "transformers",
     config,
-    make_histories(users, ITEMS, longest),
-    {"all_position": (packed,), "one_target": single},
+    _read(folder) if folder else make_histories(users, ITEMS, longest),
+    {
+      "all_position": (packed,),
+      "one_target": (single,),
+      "one_target_padded": padded,
+    },
   )
 
 

@@ -38,6 +38,7 @@ MakeRival = Callable[
   Callable[[np.ndarray, np.ndarray], Any],
 ]
 RIVAL = "transformers"
+_ONE_TARGET = "one_target"
 
 
 @dataclasses.dataclass
@@ -137,11 +138,13 @@ def compare(
   Args:
     case: network, data and batches.
     repeats: timed steps of each shape, after one that is not timed.
-    make_rival: trains the same rows of one target as the side `one_target`.
+    make_rival: trains the very rows of our sides of one target; its side of
+      our `one_target_x` is `transformers_x`.
 
   Returns:
-    Rows in targets per second, ours with operations per target, padding (share
-    of empty history slots), users_per_second; and ratios of the fastest rows.
+    Rows in targets per second, ours with operations per target and
+    users_per_second, all with padding (share of empty history slots); and
+    ratios of the fastest rows.
   """
   mesh = sharding.make_mesh()
   sides = _make_sides(case, mesh.size)
@@ -149,19 +152,28 @@ def compare(
   shapes = [shape for side in sides for shape in side.shapes]
   for shape in tqdm(shapes, desc=f"{case.name}: compiling", unit="shape"):
     trainee.compile(shape)
-  rivals = _make_rivals(make_rival, trainee, sides) if make_rival else []
   product = ceiling.Product(mesh)
   turns: list[Callable[[], Any]] = [product.run]
   turns += [functools.partial(trainee.train, shape) for shape in shapes]
-  turns += [step for _, step in rivals]
+  rivals: list[Side] = []
+  if make_rival:
+    rivals = _make_rivals(sides)
+    train = _make_rival_step(make_rival, trainee)
+    shapes = shapes + [shape for side in rivals for shape in side.shapes]
+    turns += [
+      functools.partial(train, shape.batch)
+      for side in rivals
+      for shape in side.shapes
+    ]
   product_seconds, *seconds = timing.take_turns(turns, repeats, case.name)
   for shape, taken in zip(shapes, seconds):
     shape.seconds = taken
   limit = product.speed(product_seconds)
-  rows = [_summarise(case, side, mesh.size, limit) for side in sides]
-  for (samples, _), taken in zip(rivals, seconds[len(shapes) :]):
-    row = timing.make_row(case.name, RIVAL, "targets", samples, taken)
-    rows.append(row | {"note": f"batches of {samples} rows"})
+  rows = [
+    _add_costs(_summarise(case, side), case, side, mesh.size, limit)
+    for side in sides
+  ]
+  rows += [_summarise(case, side) for side in rivals]
   return timing.Result(rows, _find_ratios(case.name, rows))
 
 
@@ -189,29 +201,35 @@ def _find_shapes(source: pipeline.Source) -> list[Shape]:
   return list(found.values())
 
 
-def _make_rivals(
-  make_rival: MakeRival, trainee: Trainee, sides: list[Side]
-) -> list[tuple[int, Callable[[], Any]]]:
-  """Rows of each batch of one target per row, and a rival's step on it."""
+def _make_rivals(sides: list[Side]) -> list[Side]:
+  """The rows of our sides of one target, for others to train on."""
+  return [
+    dataclasses.replace(
+      side,
+      name=side.name.replace(_ONE_TARGET, RIVAL),
+      shapes=[dataclasses.replace(shape, step=None) for shape in side.shapes],
+    )
+    for side in sides
+    if side.name.startswith(_ONE_TARGET)
+  ]
+
+
+def _make_rival_step(
+  make_rival: MakeRival, trainee: Trainee
+) -> Callable[[dict[str, Any]], Any]:
+  """Trains the rows in use of a batch."""
   # Of our network what others have, too; it costs the same.
   config = dataclasses.replace(trainee.config, causal_history=False)
   train = make_rival(trainee.params, config, trainee.catalog)
-  rivals: list[tuple[int, Callable[[], Any]]] = []
-  for side in sides:
-    if side.name != "one_target":
-      continue
-    for shape in side.shapes:
-      used_B = shape.batch["weight_BN"][:, 0] > 0
-      item_BT = shape.batch["item_BT"][used_B]
-      target_B = shape.batch["target_BN"][used_B, 0]
-      step = functools.partial(train, item_BT, target_B)
-      rivals.append((len(target_B), step))
-  return rivals
+
+  def step(batch: dict[str, Any]) -> Any:
+    used_B = batch["weight_BN"][:, 0] > 0
+    return train(batch["item_BT"][used_B], batch["target_BN"][used_B, 0])
+
+  return step
 
 
-def _summarise(
-  case: Case, side: Side, devices: int, limit: float
-) -> timing.Row:
+def _summarise(case: Case, side: Side) -> timing.Row:
   """A row: an epoch from the steps of its shapes."""
   epochs = [
     sum(shape.batches * seconds for shape, seconds in zip(side.shapes, turn))
@@ -223,23 +241,14 @@ def _summarise(
   )
   targets, rows = side.source.targets_per_epoch, side.source.rows_per_batch
   row = timing.make_row(case.name, side.name, "targets", targets, epochs, epoch)
-  flops = bytes_ = slots = filled = 0.0
-  for shape in side.shapes:
-    assert shape.step is not None
-    one_flops, one_bytes = timing.count_costs(shape.step)
-    # XLA counts what one device does.
-    flops += shape.batches * devices * one_flops
-    bytes_ += shape.batches * devices * one_bytes
-    slots += shape.rows * shape.batch["item_BT"].shape[1]
-    filled += shape.filled
-  padding, shapes = 1.0 - filled / slots, len(side.shapes)
-  return timing.add_costs(
-    row, "target", flops / targets, bytes_ / targets, limit
-  ) | {
-    "users_per_second": side.users / epoch,
+  slots = sum(
+    shape.rows * shape.batch["item_BT"].shape[1] for shape in side.shapes
+  )
+  padding = 1.0 - sum(shape.filled for shape in side.shapes) / slots
+  shapes = len(side.shapes)
+  return row | {
     "data": case.dataset.name,
-    "history": case.config.model.history,
-    "system": case.config.systems[0],
+    "users_per_second": side.users / epoch,
     "targets_per_epoch": targets,
     "rows_per_batch": rows,
     "batch_shapes": shapes,
@@ -248,12 +257,29 @@ def _summarise(
   }
 
 
+def _add_costs(
+  row: timing.Row, case: Case, side: Side, devices: int, limit: float
+) -> timing.Row:
+  """The row with our network's operations and what is ours alone."""
+  flops = bytes_ = 0.0
+  for shape in side.shapes:
+    assert shape.step is not None
+    one_flops, one_bytes = timing.count_costs(shape.step)
+    # XLA counts what one device does.
+    flops += shape.batches * devices * one_flops
+    bytes_ += shape.batches * devices * one_bytes
+  targets = side.source.targets_per_epoch
+  return timing.add_costs(
+    row, "target", flops / targets, bytes_ / targets, limit
+  ) | {"history": case.config.model.history, "system": case.config.systems[0]}
+
+
 def _find_ratios(case: str, rows: list[timing.Row]) -> dict[str, float]:
   """Of the fastest row of each side."""
   best: dict[str, timing.Row] = {}
   for row in sorted(rows, key=lambda row: row["median"]):
     best[row["side"]] = row
-  packed, single = best["all_position"], best["one_target"]
+  packed, single = best["all_position"], best[_ONE_TARGET]
   ratios = {
     f"{case}/all_position_vs_one_target": packed["median"] / single["median"]
   }
@@ -261,9 +287,11 @@ def _find_ratios(case: str, rows: list[timing.Row]) -> dict[str, float]:
     ratios[f"{case}/flops_saved"] = (
       single["flops_per_target"] / packed["flops_per_target"]
     )
-  if RIVAL in best:
-    ratios |= {
-      f"{side}_vs_{RIVAL}": best[side]["median"] / best[RIVAL]["median"]
-      for side in ("one_target", "all_position")
-    }
+  rivals = [side for side in best if side.startswith(RIVAL)]
+  ratios |= {
+    f"{side}_vs_{rival}": row["median"] / best[rival]["median"]
+    for side, row in best.items()
+    for rival in rivals
+    if side not in rivals
+  }
   return ratios

@@ -37,8 +37,8 @@ class PipelineConfig:
     targets_per_batch: targets of a batch, about; rounded up to whole rows on
       every device.
     slots_per_row: length of a packed row; 0 takes the least multiple of
-      max_history from 32 on. (Full windows of 20 would leave 12 of 32 slots
-      empty where all histories are long.)
+      max_history from 16 on. Longer rows waste attention on other histories,
+      others leave room behind full windows.
     length_buckets: history lengths that one_target rows are padded to, in
       ascending order; the last must be max_history.
     seed: of the order.
@@ -233,7 +233,7 @@ def batch_shape(config: PipelineConfig, devices: int) -> tuple[int, int]:
   """
   slots, rows = config.max_history, config.targets_per_batch
   if config.rows == "packed":
-    slots = config.slots_per_row or slots * -(-32 // slots)
+    slots = config.slots_per_row or slots * -(-16 // slots)
     rows = -(-config.targets_per_batch // slots)
   multiple = math.lcm(8, devices)
   return -(-rows // multiple) * multiple, slots

@@ -37,8 +37,8 @@ class PipelineConfig:
     targets_per_batch: targets of a batch, about; rounded up to whole rows on
       every device.
     slots_per_row: length of a packed row; 0 takes the least multiple of
-      max_history from 16 on. Longer rows waste attention on other histories,
-      others leave room behind full windows.
+      max_history from 16 on. Rows of another multiple leave slots empty behind
+      full windows; longer ones spend attention on histories that are masked.
     length_buckets: history lengths that one_target rows are padded to, in
       ascending order; the last must be max_history.
     seed: of the order.

@@ -142,9 +142,9 @@ def compare(
       our `one_target_x` is `transformers_x`.
 
   Returns:
-    Rows in targets per second, ours with operations per target and
-    users_per_second, all with padding (share of empty history slots); and
-    ratios of the fastest rows.
+    Rows in targets per second with users_per_second and padding (share of
+    empty history slots), ours with operations per target, too; and ratios of
+    the fastest rows.
   """
   mesh = sharding.make_mesh()
   sides = _make_sides(case, mesh.size)
@@ -207,24 +207,34 @@ def _make_rivals(sides: list[Side]) -> list[Side]:
     dataclasses.replace(
       side,
       name=side.name.replace(_ONE_TARGET, RIVAL),
-      shapes=[dataclasses.replace(shape, step=None) for shape in side.shapes],
+      shapes=[
+        dataclasses.replace(shape, step=None, batch=_fill(shape.batch))
+        for shape in side.shapes
+      ],
     )
     for side in sides
     if side.name.startswith(_ONE_TARGET)
   ]
 
 
+def _fill(batch: dict[str, Any]) -> dict[str, Any]:
+  """The batch with its rows in use again where none is: others know no such."""
+  used = int((batch["weight_BN"][:, 0] > 0).sum())
+  return {
+    name: np.resize(array[:used], array.shape) for name, array in batch.items()
+  }
+
+
 def _make_rival_step(
   make_rival: MakeRival, trainee: Trainee
 ) -> Callable[[dict[str, Any]], Any]:
-  """Trains the rows in use of a batch."""
+  """Trains the rows of a batch."""
   # Of our network what others have, too; it costs the same.
   config = dataclasses.replace(trainee.config, causal_history=False)
   train = make_rival(trainee.params, config, trainee.catalog)
 
   def step(batch: dict[str, Any]) -> Any:
-    used_B = batch["weight_BN"][:, 0] > 0
-    return train(batch["item_BT"][used_B], batch["target_BN"][used_B, 0])
+    return train(batch["item_BT"], batch["target_BN"][:, 0])
 
   return step
 

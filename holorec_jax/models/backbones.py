@@ -18,7 +18,8 @@ class Backbone(NamedTuple):
     build: config -> (decoder, encoder); they may be one and the same module.
       encoder(code_embeddings_BTLD, segment_BT, deterministic) encodes
       histories, decoder.project_context makes of that what all branches share,
-      decoder.step feeds one vector to every branch (see `StepDecoder`).
+      decoder.step feeds one vector to every branch, and decoder.steps several
+      that are known ahead (see `StepDecoder`).
     states: what the encoder returns -> the tokens' states (B, C, D).
   """
 

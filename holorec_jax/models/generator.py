@@ -7,7 +7,8 @@ Source: HoloRec (arXiv 2606.15331); notation of the design's methods 1.2.
   upfront        BOS c~_1 .. c~_L f_1 ..       -> c_1 .. c_L f_1 .. f_L, as many
 
 Codes are teacher-forced, thoughts always feed the model's own prediction, so
-training unrolls the very steps that search scans (`level`).
+training unrolls the very steps that search scans (`level`). Without thoughts it
+takes the same steps in one pass (`StepDecoder.steps`).
 """
 
 import dataclasses
@@ -144,7 +145,7 @@ class Generator(nn.Module):
       last_BN: last visible slot of each branch; N = 1 for search.
       deterministic: no dropout.
       unrolled: the branches will be unrolled, and nothing else reads the
-        context: it is kept in the form that is cheapest then.
+        context's layers: they are kept in the form that is cheapest then.
     """
     encoded = self.encode(item_BT, codes, segment_BT, deterministic)
     return self.attach(encoded, item_BT, codes, segment_BT, last_BN, unrolled)

@@ -88,8 +88,7 @@ class Dropout(nn.Module):
   One mask per site and branch, as in recurrent networks (Gal & Ghahramani,
   arXiv 1512.05287): the steps of a branch share it. A mask is a hash of key
   and unit (`hashed_bits`), so neither the layout on a mesh nor the order of
-  computation changes it, and the gradient computes it again rather than read
-  it from memory.
+  computation changes it, and it is cheap enough to be computed twice.
   """
 
   rate: float

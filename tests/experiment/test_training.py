@@ -14,8 +14,9 @@ NAME = TINY.systems[0]
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-  """A finished run whose older checkpoint is the better one."""
+  """A finished run whose older checkpoint is the better one; no results yet."""
   shutil.copytree(finished[1], tmp_path / "run")
+  (tmp_path / "run" / "results.json").unlink()  # whichever step they are of
   for step, metric in zip(steps(tmp_path / "run"), (0.5, 0.25)):
     path = tmp_path / "run" / "checkpoints" / str(step) / seal.SEAL
     host = json.loads(path.read_text()) | {"metric": metric}

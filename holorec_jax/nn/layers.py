@@ -120,12 +120,12 @@ class Dropout(nn.Module):
 
 
 def hashed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """32 random-looking bits per element, at a tenth of Threefry's operations.
+  """32 random-looking bits per element, in fewer operations than Threefry's.
 
   Counters through Wellons' lowbias32, a mixer of two multiplications that
-  changes every output bit with nearly even odds; half of the key goes in ahead
-  of it and half in its middle. Good for masks, not for draws whose every bit
-  must be independent.
+  changes every output bit with nearly even odds; the key's first word goes in
+  ahead of it and the last in its middle. Good for masks, not for draws whose
+  every bit must be independent; from 2^32 elements on they repeat.
 
   Returns:
     uint32 of the shape, a function of the key and an element's index alone.

@@ -7,6 +7,7 @@ import pytest
 
 from holorec_jax.data.pipeline import (
   PipelineConfig,
+  batch_shape,
   make_iterator,
   make_source,
 )
@@ -113,6 +114,11 @@ def test_batches_have_the_shapes_and_types_of_batch(rows):
     assert (batch["item_BT"][batch["segment_BT"] == 0] == -1).all()
     assert (batch["last_BN"] < width).all() and (batch["last_BN"] >= 0).all()
   assert widths == ({12} if rows == "packed" else set(BUCKETS))
+
+
+def test_packed_rows_are_as_long_as_a_history_or_several_short_ones():
+  for longest, slots in ((5, 20), (16, 16), (20, 20), (50, 50)):
+    assert batch_shape(PipelineConfig(max_history=longest), 1)[1] == slots
 
 
 def test_one_target_rows_are_padded_to_the_next_bucket_only():

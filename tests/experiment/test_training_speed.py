@@ -53,7 +53,6 @@ def test_a_rival_trains_on_our_rows():
   assert "encoder" in given["params"]
   # A step of every shape, in turns, after a turn that is not timed.
   rows = [len(target_B) for _, target_B in trained]
-  assert len(rows) == 3 * 4
   assert rows == [128, 128, 32, 128] * 3
   widths = [item_BT.shape[1] for item_BT, _ in trained[:4]]
   longest = speed_cases.PAPER_HISTORY
@@ -107,5 +106,14 @@ def test_transformers_t5_is_such_a_rival():
     return lambda *batch: losses.append(step(*batch))
 
   result = compare(make_rival)
-  assert len(result.ratios) == 2 + 3 * 2
+  assert set(result.ratios) == {
+    "transformers/all_position_vs_one_target",
+    "transformers/flops_saved",
+    "all_position_vs_transformers",
+    "all_position_vs_transformers_padded",
+    "one_target_vs_transformers",
+    "one_target_vs_transformers_padded",
+    "one_target_padded_vs_transformers",
+    "one_target_padded_vs_transformers_padded",
+  }
   assert len(losses) == 3 * 4 and np.all(np.isfinite(losses))

@@ -108,6 +108,21 @@ def test_dropout_keeps_the_expectation():
   assert abs(y_X.mean() - 1) < 0.005
 
 
+def test_masks_are_those_that_interrupted_runs_began_with():
+  """The hash in Python's integers; another would change resumed runs."""
+
+  def mix(x, inside=0):
+    x = (x ^ x >> 16) * 0x7FEB352D % 2**32
+    x = (x ^ x >> 15 ^ inside) * 0x846CA68B % 2**32
+    return x ^ x >> 16
+
+  inside = mix(9)
+  ahead = mix(5 ^ inside)
+  expected = [mix((count + ahead) % 2**32, inside) for count in range(24)]
+  key = jax.random.wrap_key_data(jnp.array([5, 9], jnp.uint32))
+  assert hashed_bits(key, (2, 3, 4)).reshape(-1).tolist() == expected
+
+
 def test_dropped_units_tell_nothing_of_other_units():
   """Of other rows, columns and keys, those that follow each other included."""
   raw_K2 = [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (7, 7)]

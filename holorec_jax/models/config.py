@@ -11,6 +11,7 @@ Start = Literal["bos", "last"]
 Thought = Literal["none", "holorec", "s2gr", "pause"]
 Think = Literal["stepwise", "upfront"]
 Backbone = Literal["t5", "qwen3"]
+Remat = Literal["none", "products", "layers"]
 
 # Leaves that a backbone leaves no choice of, and the value that they have.
 _FIXED: dict[Backbone, dict[str, Any]] = {
@@ -61,7 +62,9 @@ class GeneratorConfig:
       alone.
     scan_layers: the layers are one scanned layer with stacked parameters:
       compile time does not grow with depth.
-    remat: activations of a layer are computed again in the backward pass.
+    remat: what the backward pass computes again: "none" of a layer, all but
+      the "products" with its matrices, or everything but the "layers"' inputs.
+      Each takes less memory than the one before and more time.
     backbone: "t5" (encoder and decoder) or "qwen3" (one causal stack for
       histories and branches, `models/qwen3.py`).
     num_kv_heads: heads of keys and values in qwen3; 0: num_heads.
@@ -89,7 +92,7 @@ class GeneratorConfig:
   thought_gate: bool = True
   thought_carry: bool = False
   scan_layers: bool = False
-  remat: bool = False
+  remat: Remat = "none"
   backbone: Backbone = "t5"
   num_kv_heads: int = 0
   rope_theta: float = 1e6

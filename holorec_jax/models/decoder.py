@@ -19,7 +19,11 @@ from flax import linen as nn
 from flax import struct
 
 from holorec_jax.models.config import GeneratorConfig
-from holorec_jax.models.layer_stack import init_layers, scan_layers
+from holorec_jax.models.layer_stack import (
+  init_layers,
+  rematerialise,
+  scan_layers,
+)
 from holorec_jax.models.repeats import Repeats
 from holorec_jax.nn import attention
 from holorec_jax.nn.attention import Cache, KeyValues
@@ -182,9 +186,7 @@ class StepDecoder(nn.Module):
         self.make_rng("dropout") if self.has_rng("dropout") else None
       )
     else:
-      block_type = DecoderBlock
-      if c.remat:
-        block_type = nn.remat(DecoderBlock, static_argnums=6)
+      block_type = rematerialise(DecoderBlock, c.remat, static=6)
       self.blocks = [block_type(c) for _ in range(c.decoder_layers)]
     self.final_norm = RMSNorm()
     self.input_drop = Dropout(c.dropout)

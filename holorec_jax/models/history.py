@@ -11,7 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from holorec_jax.models.config import GeneratorConfig
-from holorec_jax.models.layer_stack import init_layers, scan_layers
+from holorec_jax.models.layer_stack import (
+  init_layers,
+  rematerialise,
+  scan_layers,
+)
 from holorec_jax.nn import attention
 from holorec_jax.nn.layers import (
   Dropout,
@@ -75,9 +79,7 @@ class HistoryEncoder(nn.Module):
         self.make_rng("dropout") if self.has_rng("dropout") else None
       )
     else:
-      block_type = EncoderBlock
-      if c.remat:
-        block_type = nn.remat(EncoderBlock, static_argnums=3)
+      block_type = rematerialise(EncoderBlock, c.remat, static=3)
       self.blocks = [block_type(c) for _ in range(c.encoder_layers)]
     self.final_norm = RMSNorm()
     self.input_drop = Dropout(c.dropout)

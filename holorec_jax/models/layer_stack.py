@@ -16,10 +16,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from holorec_jax import sharding
+from holorec_jax.models.config import Remat
 
 # layer(params, x, own, rngs) -> (x, output): one layer, with what it has of its
 # own beside its parameters.
 LayerFn = Callable[[dict, jax.Array, Any, dict | None], tuple[jax.Array, Any]]
+
+# What a layer keeps for the backward pass beside its inputs. Products of tokens
+# with matrices have no batch axes; those of attention have, and are repeated.
+POLICIES: dict[Remat, Callable | None] = {
+  "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "layers": None,
+}
 
 _BLOCK = re.compile(r"blocks_(\d+)")
 # Modules whose blocks are stacked.
@@ -47,13 +55,26 @@ def init_layers(
   return init
 
 
+def rematerialise(block: type[nn.Module], remat: Remat, static: int) -> Any:
+  """The class of one layer, unrolled, that keeps what `remat` says.
+
+  Args:
+    block: whose call is meant.
+    remat: as in `GeneratorConfig`.
+    static: which argument of the call, self counted, is no array.
+  """
+  if remat == "none":
+    return block
+  return nn.remat(block, static_argnums=static, policy=POLICIES[remat])
+
+
 def scan_layers(
   layer: LayerFn,
   params: dict,
   x: jax.Array,
   own: Any = None,
   dropout_key: jax.Array | None = None,
-  remat: bool = False,
+  remat: Remat = "none",
 ) -> tuple[jax.Array, Any]:
   """Sends x through all layers.
 
@@ -63,8 +84,7 @@ def scan_layers(
     x: what the first is given, of the shape of what each gives the next.
     own: what each layer has of its own: trees with Y in front.
     dropout_key: equal keys drop the same units, differing from layer to layer.
-    remat: keep nothing but the layers' inputs for the backward pass, and go
-      through each layer again there. Gathered parameters are not kept either.
+    remat: as in `GeneratorConfig`. Gathered parameters are not kept either.
 
   Returns:
     What the last layer gives, and all outputs with Y in front.
@@ -78,9 +98,9 @@ def scan_layers(
       rngs = {"dropout": jax.random.fold_in(dropout_key, number)}
     return layer(sharding.constrain(params), x, own, rngs)
 
-  if remat:
+  if remat != "none":
     # A loop's body is in no danger of being merged with what it repeats.
-    body = jax.checkpoint(body, prevent_cse=False)
+    body = jax.checkpoint(body, prevent_cse=False, policy=POLICIES[remat])
   return jax.lax.scan(body, x, (params, own, numbers_Y))
 
 

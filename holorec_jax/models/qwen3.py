@@ -15,7 +15,7 @@ config.scan_layers, "layers" with all of them stacked (`layer_stack`).
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from flax import linen as nn
 
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.decoder import Context, DecodeState
-from holorec_jax.models.layer_stack import init_layers, scan_layers
+from holorec_jax.models.layer_stack import POLICIES, init_layers, scan_layers
 from holorec_jax.nn import grouped_attention, rotary
 from holorec_jax.nn.attention import KeyValues, mask_to_bias
 from holorec_jax.nn.layers import Dropout, RMSNorm, dense
@@ -57,9 +57,11 @@ class SwiGlu(nn.Module):
     self.wo = dense(self.d_model, self.d_ff)
     self.drop = Dropout(self.dropout)
 
-  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, deterministic: bool, steps: int = 1
+  ) -> jax.Array:
     hidden = nn.silu(self.wi_gate(x)) * self.wi(x)
-    return self.wo(self.drop(hidden, deterministic))
+    return self.wo(self.drop(hidden, deterministic, steps))
 
 
 class Block(nn.Module):
@@ -84,16 +86,20 @@ class Block(nn.Module):
     by: Rotation,
     attend: Callable[[jax.Array, KeyValues], jax.Array],
     deterministic: bool,
+    steps: int = 1,
   ) -> tuple[jax.Array, KeyValues]:
-    """Returns x and its keys and values; attend(queries, those) mixes."""
+    """Returns x and its keys and values; attend(queries, those) mixes.
+
+    Of several steps x holds one behind the other, (B, S * N, D).
+    """
     normed_BCD = self.attention_norm(x_BCD)
     own = self.attention.keys_values(normed_BCD, by)
     mixed_BCHK = attend(self.attention.queries(normed_BCD, by), own)
     x_BCD = x_BCD + self.attention_drop(
-      self.attention.merge(mixed_BCHK), deterministic
+      self.attention.merge(mixed_BCHK), deterministic, steps
     )
-    hidden_BCD = self.mlp(self.mlp_norm(x_BCD), deterministic)
-    return x_BCD + self.mlp_drop(hidden_BCD, deterministic), own
+    hidden_BCD = self.mlp(self.mlp_norm(x_BCD), deterministic, steps)
+    return x_BCD + self.mlp_drop(hidden_BCD, deterministic, steps), own
 
 
 def positions_within(segment_BC: jax.Array) -> jax.Array:
@@ -102,6 +108,12 @@ def positions_within(segment_BC: jax.Array) -> jax.Array:
   before_BC = jnp.roll(segment_BC, 1, axis=1)
   opens_BC = (segment_BC != before_BC) | (slot_C == 0)
   return slot_C - jax.lax.cummax(jnp.where(opens_BC, slot_C, 0), axis=1)
+
+
+def split_steps(own: KeyValues, steps: int) -> tuple[KeyValues, ...]:
+  """(B, S * N, ..), one step behind the other, -> a slot (B, N, ..) each."""
+  keys = jnp.split(own.key, steps, axis=1)
+  return tuple(map(KeyValues, keys, jnp.split(own.value, steps, axis=1)))
 
 
 class Qwen3(nn.Module):
@@ -182,17 +194,46 @@ class Qwen3(nn.Module):
     deterministic: bool,
   ) -> tuple[jax.Array, DecodeState]:
     """Feeds x; returns states (B, N, D) and the state with one more slot."""
-    positions = (*state.positions, state.step)
+    return self.steps((x_BND,), state, context, deterministic)
+
+  def steps(
+    self,
+    xs_BND: Sequence[jax.Array],
+    state: DecodeState,
+    context: Context,
+    deterministic: bool,
+  ) -> tuple[jax.Array, DecodeState]:
+    """Feeds the vectors of S steps, all known ahead, in one pass.
+
+    Returns:
+      The states (B, S * N, D), one step behind the other, and the state with
+      S more slots.
+    """
+    steps = len(xs_BND)
+    positions = (*state.positions, *(state.step + s for s in range(steps)))
     bias_S = mask_to_bias(jnp.stack([jnp.int32(p) for p in positions]) >= 0)
     # A branch comes right behind the tokens that it sees.
     first_BN = jnp.sum(context.bias_BHNC[:, 0] >= 0, axis=-1)
-    by = self._rotation(first_BN + state.step)
+    if steps > 1:  # else branches of one position share its rotation
+      first_BN = jnp.broadcast_to(first_BN, xs_BND[0].shape[:2])
+    by = self._rotation(
+      jnp.concatenate([first_BN + p for p in positions[-steps:]], axis=1)
+    )
 
-    def attend(each, query_BNHK, own):
+    def attend(each, query_BXHK, own):
       kv, cache = each
-      return grouped_attention.attend_branches(
-        query_BNHK, kv, context.bias_BHNC, (*cache, own), bias_S
-      )
+      mixed = []
+      for query_BNHK, slot in zip(
+        jnp.split(query_BXHK, steps, axis=1), split_steps(own, steps)
+      ):
+        cache = (*cache, slot)
+        seen = (cache, bias_S[: len(cache)])
+        mixed.append(
+          grouped_attention.attend_branches(
+            query_BNHK, kv, context.bias_BHNC, *seen
+          )
+        )
+      return jnp.concatenate(mixed, axis=1)
 
     each: Any
     if self.config.scan_layers:
@@ -203,25 +244,19 @@ class Qwen3(nn.Module):
       each = (context.layers, by_layer)
     else:
       each = tuple(zip(context.layers, state.caches))
-    x_BND, new = self._run(x_BND, by, attend, each, deterministic, site=1)
+    x_BXD = jnp.concatenate(xs_BND, axis=1)
+    x_BXD, new = self._run(x_BXD, by, attend, each, deterministic, 1, steps)
     if self.config.scan_layers:
-      new = (jax.tree.map(lambda x_YBNHK: jnp.moveaxis(x_YBNHK, 0, 2), new),)
-    return self.final_norm(x_BND), dataclasses.replace(
+      new = (jax.tree.map(lambda x_YBXHK: jnp.moveaxis(x_YBXHK, 0, 2), new),)
+    return self.final_norm(x_BXD), dataclasses.replace(
       state,
-      caches=tuple((*cache, slot) for cache, slot in zip(state.caches, new)),
+      caches=tuple(
+        (*cache, *split_steps(own, steps))
+        for cache, own in zip(state.caches, new)
+      ),
       positions=positions,
-      step=state.step + 1,
+      step=state.step + steps,
     )
-
-  def steps(
-    self, xs_BND, state: DecodeState, context: Context, deterministic: bool
-  ) -> tuple[jax.Array, DecodeState]:
-    """Feeds the vectors of S steps; returns states (B, S * N, D) like T5's."""
-    states = []
-    for x_BND in xs_BND:
-      state_BND, state = self.step(x_BND, state, context, deterministic)
-      states.append(state_BND)
-    return jnp.concatenate(states, axis=1), state
 
   def _run(
     self,
@@ -231,6 +266,7 @@ class Qwen3(nn.Module):
     each: Any,
     deterministic: bool,
     site: int,
+    steps: int = 1,
   ) -> tuple[jax.Array, Any]:
     """Sends x through all layers.
 
@@ -241,6 +277,7 @@ class Qwen3(nn.Module):
       each: `own` of every layer; of scanned layers with Y in front.
       deterministic: no dropout.
       site: tells the dropout of histories from that of branches.
+      steps: S of x (B, S * N, D).
 
     Returns:
       x, and each layer's keys and values, likewise.
@@ -251,13 +288,13 @@ class Qwen3(nn.Module):
 
     def layer(params, x_BCD, own, rngs):
       mix = functools.partial(attend, own)
-      args = (x_BCD, by, mix, deterministic)
+      args = (x_BCD, by, mix, deterministic, steps)
       return self.block.apply({"params": params}, *args, rngs=rngs)
 
     if c.scan_layers:
       return scan_layers(layer, self.layers, x_BCD, each, key, c.remat)
-    if c.remat:
-      layer = jax.checkpoint(layer)
+    if c.remat != "none":
+      layer = jax.checkpoint(layer, policy=POLICIES[c.remat])
     new = []
     for number, (params, own) in enumerate(zip(self.blocks, each)):
       rngs = None

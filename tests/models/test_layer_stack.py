@@ -86,12 +86,11 @@ def test_scanned_and_rematerialised_train_as_unrolled():
     )
 
   (loss, metrics), gradient = run(model, params)
-  remat = model.clone(config=dataclasses.replace(model.config, remat=True))
-  results = [
-    (run(remat, params), lambda tree: tree),
-    (run(scanned(model), stack_layers(params)), unstack_layers),
-    (run(scanned(model, remat=True), stack_layers(params)), unstack_layers),
-  ]
+  remat = model.clone(config=dataclasses.replace(model.config, remat="layers"))
+  results = [(run(remat, params), lambda tree: tree)]
+  for kept in ("none", "products", "layers"):
+    changed = run(scanned(model, remat=kept), stack_layers(params))
+    results.append((changed, unstack_layers))
   for ((other, measured), changed), convert in results:
     np.testing.assert_allclose(other, loss, rtol=1e-5)
     assert_close(measured, metrics, rtol=1e-5)
@@ -110,7 +109,9 @@ def test_remat_goes_through_layers_again(scan):
 
   # An encoder layer has eight: four projections, two of the attention and two
   # of the MLP, the last of which nothing needs. The decoder's come on top.
-  assert products(True) - products(False) >= 2 * 7
+  assert products("layers") - products("none") >= 2 * 7
+  # Of both layers' attention the two products alone.
+  assert products("products") - products("none") == 2 * 2
 
 
 def test_every_layer_drops_units_of_its_own():

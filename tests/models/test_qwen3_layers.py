@@ -45,9 +45,13 @@ def test_scanned_is_unrolled_and_recomputed_is_kept():
     return jax.grad(loss, has_aux=True)(params)
 
   run = tiny.jit(run, static_argnums=(1, 2))
-  kept, fine_LBNV = run(params, False, False)
+  kept, fine_LBNV = run(params, False, "none")
   assert np.std(fine_LBNV) > 0.1
-  for scan, remat in [(False, True), (True, True)]:
+  for scan, remat in [
+    (False, "layers"),
+    (True, "layers"),
+    (True, "products"),
+  ]:
     given = stack_layers(params) if scan else params
     gradient, other_LBNV = run(given, scan, remat)
     np.testing.assert_allclose(other_LBNV, fine_LBNV, atol=1e-5)

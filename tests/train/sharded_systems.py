@@ -67,7 +67,9 @@ def sasrec() -> SasRecObjective:
   return SasRecObjective(SasRec(config, num_items=16), SasRecLossConfig())
 
 
-SCANNED = dict(encoder_layers=2, decoder_layers=2, scan_layers=True, remat=True)
+SCANNED = dict(
+  encoder_layers=2, decoder_layers=2, scan_layers=True, remat="layers"
+)
 QWEN3 = SCANNED | dict(
   backbone="qwen3", encoder_layers=0, num_kv_heads=4, gated_mlp=True
 )

@@ -21,6 +21,11 @@ Suite `search`: users per second of search at --config's beam:
                 constraint, with it, and with every filter
   evaluation    22,363 users (Beauty's) by the evaluating recommender, once
   large         a wide network with 200 beams, for accelerators; not by default
+Suite `utilization`: what share of the device's matrix products a whole training
+step of --config reaches, on its mesh and in its dtype, with its memory and what
+its time goes to, by a profile; over --items items (else a million):
+  --config=configs/pod/holorec_1b.py --config.mesh.fsdp=1
+  --config.input.targets_per_batch=4096
 Suite `scaling`: what a training step of --config's network costs by the size of
 the catalogue (--items, else 10^3 to 10^6) and by the length of the histories
 (--lengths, else 1 to 1,000 items); an SVG plot of both is put beside --out.
@@ -71,6 +76,7 @@ from holorec_jax.experiment import (
   timing,
   training_scale,
   training_speed,
+  utilization,
 )
 from holorec_jax.experiment.config import Config
 from holorec_jax.models.config import GeneratorConfig
@@ -85,7 +91,7 @@ CONFIG = config_flags.DEFINE_config_file(
 SUITE = flags.DEFINE_enum(
   "suite",
   "train",
-  ["train", "scaling", "search", "quantize", "input", "prepare"],
+  ["train", "utilization", "scaling", "search", "quantize", "input", "prepare"],
   "What to compare or measure.",
 )
 DATA = flags.DEFINE_string(
@@ -192,6 +198,12 @@ def run_train(config: Config) -> Iterator[timing.Result]:
   for case in make_cases(config, speed_cases.NAMES):
     rival = find_rival() if case.name == "transformers" else None
     yield training_speed.compare(case, REPEATS.value, rival)
+
+
+def run_utilization(config: Config) -> Iterator[timing.Result]:
+  """The one case of the suite `utilization`."""
+  items = ITEMS.value[0] if ITEMS.value else 10**6
+  yield utilization.measure(config, items, REPEATS.value)
 
 
 def run_scaling(config: Config) -> Iterator[timing.Result]:
@@ -316,6 +328,7 @@ def run_prepare(config: Config) -> Iterator[timing.Result]:
 
 SUITES = {
   "train": run_train,
+  "utilization": run_utilization,
   "scaling": run_scaling,
   "search": run_search,
   "quantize": run_quantize,

@@ -46,6 +46,19 @@ def random_catalog(
   return build_catalog(sids_IRL, codes_IL, np.ones(items), nested.codes)
 
 
+def full_rows(items: int, rows: int, length: int) -> dict[str, np.ndarray]:
+  """A batch's arrays: rows of one history each, a target at every slot."""
+  item_BE = draw_histories(items, rows, length + 1)
+  slots = (rows, length)
+  return {
+    "item_BT": item_BE[:, :-1],
+    "segment_BT": np.ones(slots, np.int32),
+    "last_BN": np.broadcast_to(np.arange(length, dtype=np.int32), slots),
+    "target_BN": item_BE[:, 1:],
+    "weight_BN": np.ones(slots, np.float32),
+  }
+
+
 def draw_histories(items: int, users: int, length: int) -> np.ndarray:
   """(users, length) random items."""
   rng = np.random.default_rng(1)

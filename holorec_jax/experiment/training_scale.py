@@ -27,7 +27,7 @@ from holorec_jax import sharding
 from holorec_jax.evaluate.plots import COLOURS
 from holorec_jax.experiment import ceiling, timing
 from holorec_jax.experiment.config import Config
-from holorec_jax.experiment.made_up import draw_histories
+from holorec_jax.experiment.made_up import full_rows
 from holorec_jax.experiment.training_speed import Shape, Trainee
 
 ROWS = 2
@@ -110,16 +110,7 @@ def _make_point(
   """Full rows of one history each, of which every position is a target."""
   rows = math.lcm(rows, mesh.size)
   items = trainee.catalog.num_items
-  item_BE = draw_histories(items, rows, length + 1)
-  slots = (rows, length)
-  batch = {
-    "item_BT": item_BE[:, :-1],
-    "segment_BT": np.ones(slots, np.int32),
-    "last_BN": np.broadcast_to(np.arange(length, dtype=np.int32), slots),
-    "target_BN": item_BE[:, 1:],
-    "weight_BN": np.ones(slots, np.float32),
-  }
-  shape = Shape(batch)
+  shape = Shape(full_rows(items, rows, length))
   trainee.compile(shape)
   return Point(case, items, length, trainee, shape)
 

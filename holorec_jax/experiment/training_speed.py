@@ -10,6 +10,7 @@ not full matters to small data sets only, and is left out.
 import dataclasses
 import functools
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ from holorec_jax.experiment.made_up import random_catalog
 from holorec_jax.experiment.speed_cases import Case
 from holorec_jax.experiment.systems import make_system
 from holorec_jax.models.config import GeneratorConfig
+from holorec_jax.train.flops import make_flops
 from holorec_jax.train.optimizer import make_optimizer
 from holorec_jax.train.step import init_state, make_train_step
 from holorec_jax.types import Batch
@@ -94,6 +96,7 @@ class Trainee:
         f" {config.systems[0]!r}: choose another --config"
       )
     self.config = system.generator.config
+    self._objective = system.objective
     optimizer = make_optimizer(config.optim, total_steps=1000)
     self._state = init_state(
       system.objective, optimizer, config.train.seed, mesh
@@ -110,17 +113,31 @@ class Trainee:
       config.train.seed,
       config.optim.average_decay,
       config.train.dtype,
+      config.optim.accumulate,
     )
+
+  @property
+  def num_params(self) -> int:
+    """Of the network."""
+    return sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+
+  def model_flops(self, shape: Shape) -> float:
+    """Of a step on the shape's batch, by `train.flops`."""
+    count = make_flops(self._objective, self._state.params, self._codes)
+    return count(Batch(**shape.batch))
 
   @property
   def params(self) -> dict:
     """On the host, as they are now."""
     return jax.device_get(self._state.params)
 
-  def compile(self, shape: Shape) -> None:
-    """Gives the shape its step."""
+  def compile(self, shape: Shape) -> float:
+    """Gives the shape its step; returns the seconds that XLA took."""
     batch = sharding.put_rows(Batch(**shape.batch), self._mesh)
-    shape.step = self._step.lower(self._state, batch, self._codes).compile()
+    lowered = self._step.lower(self._state, batch, self._codes)
+    began = time.perf_counter()
+    shape.step = lowered.compile()
+    return time.perf_counter() - began
 
   def train(self, shape: Shape) -> None:
     """One step; returns when it is done."""

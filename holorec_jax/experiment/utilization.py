@@ -81,7 +81,8 @@ def measure(config: Config, items: int, repeats: int) -> timing.Result:
   if any("peak_bytes_in_use" in each for each in used):
     extra["peak_gib"] = max(each["peak_bytes_in_use"] for each in used) / GIB
   assert shape.step is not None
-  costs = profile(train, shape.step.as_text(), jax.local_device_count())
+  program = shape.step.as_text() or ""
+  costs = profile(train, program, jax.local_device_count())
   extra["profile"] = costs[:SHOWN]
   extra["note"] = _describe(extra, rows, slots)
   return timing.Result([row | extra])
@@ -115,18 +116,21 @@ def profile(step: Any, program: str, devices: int) -> list[tuple[str, float]]:
         step()
     [path] = pathlib.Path(folder).rglob("*.xplane.pb")
     data = jax.profiler.ProfileData.from_file(str(path))
-  names = _sources(program)
+  # Kernels are called as operations are, but for points and dashes.
+  kinds = {
+    _plain(operation): _kind(operation, source)
+    for operation, source in _sources(program).items()
+  }
   spent: collections.Counter[str] = collections.Counter()
   for plane in data.planes:
     on_device = plane.name.startswith("/device:")
     for line in plane.lines:
       for event in line.events:
-        operation = dict(event.stats).get("hlo_op", event.name)
-        if operation in names:
-          spent[_kind(operation, names[operation])] += event.duration_ns
+        operation = _plain(str(dict(event.stats).get("hlo_op", event.name)))
+        if operation in kinds:
+          spent[kinds[operation]] += event.duration_ns
         elif on_device and line.name.startswith("Stream"):
-          # A kernel that the profiler cannot tell the operation of.
-          spent[f"kernel {event.name[:60]}"] += event.duration_ns
+          spent[_library(event.name)] += event.duration_ns
   scale = 1e6 * PROFILED * devices
   return [(what, ns / scale) for what, ns in spent.most_common()]
 
@@ -143,6 +147,17 @@ def _sources(program: str) -> dict[str, str]:
       source = re.search(r'op_name="([^"]*)"', line)
       found[match[1]] = source[1] if source else ""
   return found
+
+
+def _plain(name: str) -> str:
+  return re.sub(r"\W", "_", name)
+
+
+def _library(kernel: str) -> str:
+  """A kernel that belongs to no operation by its name."""
+  if re.match(r"nvjet|cutlass|sm\d+_xmma|ampere_|gemm", kernel):
+    return "matrix products by cuBLAS"
+  return f"kernel {kernel[:60]}"
 
 
 def _kind(operation: str, source: str) -> str:

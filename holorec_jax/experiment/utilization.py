@@ -116,21 +116,17 @@ def profile(step: Any, program: str, devices: int) -> list[tuple[str, float]]:
         step()
     [path] = pathlib.Path(folder).rglob("*.xplane.pb")
     data = jax.profiler.ProfileData.from_file(str(path))
-  # Kernels are called as operations are, but for points and dashes.
-  kinds = {
-    _plain(operation): _kind(operation, source)
-    for operation, source in _sources(program).items()
-  }
+  names = _sources(program)
   spent: collections.Counter[str] = collections.Counter()
   for plane in data.planes:
     on_device = plane.name.startswith("/device:")
     for line in plane.lines:
       for event in line.events:
-        operation = _plain(str(dict(event.stats).get("hlo_op", event.name)))
-        if operation in kinds:
-          spent[kinds[operation]] += event.duration_ns
+        operation = str(dict(event.stats).get("hlo_op", event.name))
+        if operation in names:
+          spent[_kind(operation, names[operation])] += event.duration_ns
         elif on_device and line.name.startswith("Stream"):
-          spent[_library(event.name)] += event.duration_ns
+          spent[_kernel(event.name)] += event.duration_ns
   scale = 1e6 * PROFILED * devices
   return [(what, ns / scale) for what, ns in spent.most_common()]
 
@@ -149,15 +145,11 @@ def _sources(program: str) -> dict[str, str]:
   return found
 
 
-def _plain(name: str) -> str:
-  return re.sub(r"\W", "_", name)
-
-
-def _library(kernel: str) -> str:
-  """A kernel that belongs to no operation by its name."""
-  if re.match(r"nvjet|cutlass|sm\d+_xmma|ampere_|gemm", kernel):
+def _kernel(name: str) -> str:
+  """One that the profiler cannot tell the operation of, as in CUDA graphs."""
+  if re.match(r"nvjet|(void )?cutlass", name):
     return "matrix products by cuBLAS"
-  return f"kernel {kernel[:60]}"
+  return f"kernel {re.sub(r'[._0-9]+$', '', name)[:60]}"
 
 
 def _kind(operation: str, source: str) -> str:

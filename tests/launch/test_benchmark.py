@@ -83,6 +83,19 @@ def check_input(rows: list[dict]) -> None:
       assert math.isclose(per_history, 2)
 
 
+def check_utilization(rows: list[dict]) -> None:
+  [row] = rows
+  assert row["side"] == "plain, float32"
+  assert_positive(row, "flops_per_target", *COSTS)
+  assert_positive(row, "parameters", "step_ms", "compile_seconds")
+  # No CPU has its peak on a data sheet here.
+  assert "mfu" not in row
+  spent = [ms for _, ms in row["profile"]]
+  assert spent == sorted(spent, reverse=True) and min(spent) > 0
+  for way in ("forward", "backward", "again"):
+    assert any(what.startswith(f"{way} ") for what, _ in row["profile"])
+
+
 def check_quantize(rows: list[dict], ratios: dict) -> None:
   training, *whole = rows
   assert training["width"] == 16
@@ -150,12 +163,21 @@ def check_search(rows: list[dict], ratios: dict) -> None:
 def test_suites_and_their_results(tmp_path):
   outs = {
     suite: tmp_path / "new" / f"{suite}.json"
-    for suite in ("train", "scaling", "quantize", "input", "prepare", "search")
+    for suite in (
+      "train",
+      "utilization",
+      "scaling",
+      "quantize",
+      "input",
+      "prepare",
+      "search",
+    )
   }
   more = {
     "train": ["--case=long_pooled"],
     "scaling": ["--items=40", "--items=80"]
     + [f"--lengths={length}" for length in (1, 16)],
+    "utilization": ["--items=40", "--config.model.remat=products"],
     "quantize": ["--items=40", "--items=80"],
     "prepare": ["--events=5000"],
     "search": [
@@ -201,6 +223,7 @@ def test_suites_and_their_results(tmp_path):
   check_scaling(
     *found["scaling"], outs["scaling"].with_suffix(".svg").read_text()
   )
+  check_utilization(found["utilization"][0])
   check_input(found["input"][0])
   check_search(*found["search"])
   [row] = found["prepare"][0]

@@ -32,13 +32,17 @@ CATALOGS = {
 SHAPE = dict(num_heads=8, d_model=32, d_ff=40)
 
 
-def make_batch() -> Batch:
-  """Sixteen rows with different numbers of targets."""
+def make_batch(name: str) -> Batch:
+  """Sixteen rows with different numbers of targets; of `few` one at most."""
   parts = [tiny.make_packed(CATALOGS[1], seed=seed) for seed in range(8)]
   batch = jax.tree.map(lambda *x: np.concatenate(x), *parts)
   weight_BN = batch.weight_BN.copy()
   weight_BN[:5, 2:] = 0
-  return batch.replace(weight_BN=weight_BN)
+  batch = batch.replace(weight_BN=weight_BN)
+  if name == "few":
+    kept = ("last_BN", "target_BN", "weight_BN")
+    batch = batch.replace(**{leaf: getattr(batch, leaf)[:, :1] for leaf in kept})
+  return batch
 
 
 def generator(thought: str, levels: int, **changes) -> GeneratorObjective:
@@ -68,7 +72,11 @@ def sasrec() -> SasRecObjective:
 
 
 SCANNED = dict(
-  encoder_layers=2, decoder_layers=2, scan_layers=True, remat="layers"
+  encoder_layers=2,
+  decoder_layers=2,
+  scan_layers=True,
+  remat="layers",
+  dropout=0.2,
 )
 QWEN3 = SCANNED | dict(
   backbone="qwen3", encoder_layers=0, num_kv_heads=4, gated_mlp=True
@@ -78,7 +86,10 @@ SYSTEMS = {
   "holorec": (2, functools.partial(generator, "holorec", 2, encoder_layers=0)),
   "pause": (1, functools.partial(generator, "pause", 1, encoder_layers=0)),
   "s2gr": (1, s2gr),
-  "scanned": (1, functools.partial(generator, "none", 1, **SCANNED)),
+  # Several levels in one pass, and branches that read states themselves.
+  "scanned": (2, functools.partial(generator, "none", 2, **SCANNED)),
+  "few": (2, functools.partial(generator, "none", 2, encoder_layers=0)),
+  "qwen3_plain": (2, functools.partial(generator, "none", 2, **QWEN3)),
   "qwen3": (1, functools.partial(generator, "holorec", 1, **QWEN3)),
   "set": (2, set_generator),
   "sasrec": (1, sasrec),
@@ -103,7 +114,7 @@ def prepare(name: str, devices: int, shape: MeshConfig):
   args = (
     # Copies: the step takes their memory.
     jax.device_put(jax.tree.map(jnp.array, state), places),
-    sharding.put_rows(make_batch(), mesh),
+    sharding.put_rows(make_batch(name), mesh),
     jax.device_put(
       tiny.make_codes(CATALOGS[levels]), sharding.replicated(mesh)
     ),
@@ -126,13 +137,13 @@ def check_traffic(name, step, params, mesh):
   """
   sizes = set()
   if name == "s2gr":
-    targets = make_batch().weight_BN.size
+    targets = make_batch(name).weight_BN.size
     sizes |= {targets * SHAPE["d_model"], targets}  # of one code each
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     stacked = sharding.is_stacked(sharding.path_name(path))
     size = leaf.size // len(leaf) if stacked else leaf.size
     sizes |= {size, size // mesh.shape["tensor"]}
-  batch = make_batch()
+  batch = make_batch(name)
   branches = batch.weight_BN.size // sharding.row_shards(mesh)
   maxima = 2 * branches * mesh.shape["tensor"]
   for each in sharding.list_collectives(step):

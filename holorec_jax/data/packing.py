@@ -5,7 +5,8 @@ history and asks for event t + 1. Histories longer than `max_history` slots
 are cut into overlapping windows, whose leading slots are context only.
 Windows are packed by their lengths alone: the histogram of lengths does not
 change, so the layout is planned once and an epoch only permutes which window
-takes which place of its length. Everything is vectorised over windows.
+takes which place of its length. Slots exist for one batch at a time.
+Everything is vectorised.
 """
 
 import dataclasses
@@ -63,19 +64,34 @@ def cut_windows(
 
 @dataclasses.dataclass(frozen=True)
 class PackPlan:
-  """Places for windows, ordered by window length.
+  """Places for windows. A row's lie side by side from its first slot on.
 
   Attributes:
-    row: (W,) int64 row of each place.
-    column: (W,) int32 first slot of each place.
-    segment: (W,) int32 number of the place within its row, from 1.
-    num_rows: rows in all.
+    rank: (W,) int64 of each place, row by row and left to right: its rank
+      among all places by length.
+    first: (num_rows + 1,) int64 where each row's places begin.
   """
 
+  rank: np.ndarray
+  first: np.ndarray
+
+  @property
+  def num_rows(self) -> int:
+    """Rows in all."""
+    return len(self.first) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Deal:
+  """What an epoch puts where.
+
+  Attributes:
+    window: (W,) int64 window of each place of the plan.
+    row: (num_rows,) int64 the plan's rows in the order of the epoch.
+  """
+
+  window: np.ndarray
   row: np.ndarray
-  column: np.ndarray
-  segment: np.ndarray
-  num_rows: int
 
 
 def plan_packing(lengths: np.ndarray, capacity: int) -> PackPlan:
@@ -87,37 +103,26 @@ def plan_packing(lengths: np.ndarray, capacity: int) -> PackPlan:
   Args:
     lengths: (W,) window lengths, each in 1..capacity.
     capacity: slots of a row.
-
-  Returns:
-    Places in order of ascending window length.
   """
   counts = np.bincount(lengths, minlength=capacity + 1)
-  rows, columns, segments, sizes = [], [], [], []
+  rows: list[np.ndarray] = [np.zeros(0, np.int64)]
+  sizes: list[np.ndarray] = [np.zeros(0, np.int32)]
   num_rows = 0
   while counts.any():
     pattern = _pattern(counts, capacity)
     kinds, uses = np.unique(pattern, return_counts=True)
     repeats = int((counts[kinds] // uses).min())
-    row_ids = np.arange(num_rows, num_rows + repeats)
-    column = 0
-    for segment, size in enumerate(pattern, start=1):
-      rows.append(row_ids)
-      columns.append(np.full(repeats, column, np.int32))
-      segments.append(np.full(repeats, segment, np.int32))
+    for size in pattern:
+      rows.append(np.arange(num_rows, num_rows + repeats))
       sizes.append(np.full(repeats, size, np.int32))
-      column += size
     counts[kinds] -= uses * repeats
     num_rows += repeats
-  if not num_rows:
-    empty = np.zeros(0, np.int32)
-    return PackPlan(empty.astype(np.int64), empty, empty, 0)
-  order = np.argsort(np.concatenate(sizes), kind="stable")
-  return PackPlan(
-    row=np.concatenate(rows)[order],
-    column=np.concatenate(columns)[order],
-    segment=np.concatenate(segments)[order],
-    num_rows=num_rows,
-  )
+  row = np.concatenate(rows)
+  rank = np.empty(len(row), np.int64)
+  rank[np.argsort(np.concatenate(sizes), kind="stable")] = np.arange(len(row))
+  by_row = np.argsort(row, kind="stable")
+  first = np.searchsorted(row[by_row], np.arange(num_rows + 1))
+  return PackPlan(rank[by_row], first)
 
 
 def _pattern(counts: np.ndarray, capacity: int) -> list[int]:
@@ -134,31 +139,57 @@ def _pattern(counts: np.ndarray, capacity: int) -> list[int]:
   return pattern
 
 
-def pack_epoch(
-  windows: Windows, plan: PackPlan, capacity: int, rng: np.random.Generator
+def deal(windows: Windows, plan: PackPlan, rng: np.random.Generator) -> Deal:
+  """Deals the windows to places of their length and the rows, at random."""
+  shuffled = rng.permutation(len(windows))
+  by_length = shuffled[np.argsort(windows.length[shuffled], kind="stable")]
+  return Deal(by_length[plan.rank], np.argsort(rng.permutation(plan.num_rows)))
+
+
+def lay_rows(
+  windows: Windows, plan: PackPlan, dealt: Deal, rows: slice, capacity: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Deals the windows to places at random and shuffles the rows.
+  """The slots of some of an epoch's rows.
+
+  Args:
+    windows: of the histories.
+    plan: of their packing.
+    dealt: of the epoch.
+    rows: which of its rows; those behind the last are not there.
+    capacity: slots of a row.
 
   Returns:
     event_RT: int64 event of each slot, -1 where empty.
     segment_RT: int32 history number within the row, 0 where empty.
     weight_RT: float32, 0 for empty and context-only slots.
   """
-  shuffled = rng.permutation(len(windows))
-  window = shuffled[np.argsort(windows.length[shuffled], kind="stable")]
-  length_W = windows.length[window]
-  row_W = rng.permutation(plan.num_rows)[plan.row]
-  begin_W = row_W * capacity + plan.column
-  within = np.arange(length_W.sum()) - np.repeat(
-    np.cumsum(length_W) - length_W, length_W
+  row_R = dealt.row[rows]
+  begin_R, count_R = plan.first[row_R], plan.first[row_R + 1]
+  count_R = count_R - begin_R
+  # Of the places: number within the row, window, and slots up to its end.
+  number_P = _count_up(count_R)
+  window_P = dealt.window[np.repeat(begin_R, count_R) + number_P]
+  length_P = windows.length[window_P]
+  before_P = np.cumsum(length_P) - length_P
+  slot_X = np.arange(length_P.sum())
+  filled_R = np.bincount(
+    np.repeat(np.arange(len(row_R)), count_R), length_P, len(row_R)
   )
-  flat = np.repeat(begin_W, length_W) + within
-  size = plan.num_rows * capacity
-  event = np.full(size, -1, np.int64)
-  segment = np.zeros(size, np.int32)
-  weight = np.zeros(size, np.float32)
-  event[flat] = np.repeat(windows.start[window], length_W) + within
-  segment[flat] = np.repeat(plan.segment, length_W)
-  weight[flat] = within >= np.repeat(windows.context[window], length_W)
-  shape = (plan.num_rows, capacity)
-  return event.reshape(shape), segment.reshape(shape), weight.reshape(shape)
+  used_RT = np.arange(capacity) < filled_R[:, None]
+  event_RT = np.full(used_RT.shape, -1, np.int64)
+  segment_RT = np.zeros(used_RT.shape, np.int32)
+  weight_RT = np.zeros(used_RT.shape, np.float32)
+  event_RT[used_RT] = slot_X + np.repeat(
+    windows.start[window_P] - before_P, length_P
+  )
+  segment_RT[used_RT] = np.repeat(number_P + 1, length_P)
+  weight_RT[used_RT] = slot_X >= np.repeat(
+    windows.context[window_P] + before_P, length_P
+  )
+  return event_RT, segment_RT, weight_RT
+
+
+def _count_up(count_R: np.ndarray) -> np.ndarray:
+  """[3, 1, 2] -> [0, 1, 2, 0, 0, 1]."""
+  before_R = np.cumsum(count_R) - count_R
+  return np.arange(count_R.sum()) - np.repeat(before_R, count_R)

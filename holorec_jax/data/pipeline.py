@@ -106,32 +106,37 @@ class PackedBatches(grain.RandomAccessDataSource):
     )
     slots = self.batches_per_epoch * self.rows_per_batch * self._capacity
     self.padding_share = 1.0 - self.targets_per_epoch / slots
-    self._epoch = functools.lru_cache(maxsize=2)(self._pack)
+    self._epoch = functools.lru_cache(maxsize=2)(self._deal)
 
   def __len__(self) -> int:
     return np.iinfo(np.int32).max
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     epoch, batch = divmod(index, self.batches_per_epoch)
-    event_RT, segment_RT, weight_RT = self._epoch(epoch)
     first, size = batch * self.rows_per_batch + self._own[0], len(self._own)
-    rows = slice(first, first + size)
-    event_BT = _pad_rows(event_RT[rows], size, -1)
+    event_RT, segment_RT, weight_RT = packing.lay_rows(
+      self._windows,
+      self._plan,
+      self._epoch(epoch),
+      slice(first, first + size),
+      self._capacity,
+    )
+    event_BT = _pad_rows(event_RT, size, -1)
     filled_BT = event_BT >= 0
     last_T = np.arange(self._capacity, dtype=np.int32)
     return {
       "item_BT": np.where(filled_BT, self._items[event_BT], -1),
-      "segment_BT": _pad_rows(segment_RT[rows], size, 0),
+      "segment_BT": _pad_rows(segment_RT, size, 0),
       "last_BN": np.broadcast_to(last_T, event_BT.shape),
       "target_BN": np.where(
         filled_BT, self._items[(event_BT + 1) * filled_BT], -1
       ),
-      "weight_BN": _pad_rows(weight_RT[rows], size, 0),
+      "weight_BN": _pad_rows(weight_RT, size, 0),
     }
 
-  def _pack(self, epoch: int):
+  def _deal(self, epoch: int) -> packing.Deal:
     rng = np.random.default_rng((self._seed, epoch))
-    return packing.pack_epoch(self._windows, self._plan, self._capacity, rng)
+    return packing.deal(self._windows, self._plan, rng)
 
   def __repr__(self) -> str:
     return f"PackedBatches({self.rows_per_batch} x {self._capacity} slots)"

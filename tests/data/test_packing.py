@@ -1,12 +1,15 @@
 """Packing: every target once, no overlaps, little padding, any lengths."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from holorec_jax.data.packing import (
   Windows,
   cut_windows,
-  pack_epoch,
+  deal,
+  lay_rows,
   plan_packing,
 )
 
@@ -63,31 +66,17 @@ def test_windows_by_hand():
   assert windows.context.tolist() == [0, 2, 2]
 
 
-def places(lengths, plan) -> set[tuple[int, int]]:
-  """All (row, slot) that the plan gives out."""
-  taken = [
-    (int(row), int(column) + slot)
-    for row, column, length in zip(plan.row, plan.column, np.sort(lengths))
-    for slot in range(length)
-  ]
-  assert len(taken) == len(set(taken)), "two histories overlap"
-  return set(taken)
-
-
 @pytest.mark.parametrize("capacity", [20, 23, 32, 64])
 def test_plan_holds_every_window_once_within_its_row(capacity):
   rng = np.random.default_rng(capacity)
   lengths = np.minimum(rng.geometric(0.2, 500), 20)
   plan = plan_packing(lengths, capacity)
-  taken = places(lengths, plan)
-  assert len(taken) == lengths.sum()
-  assert max(slot for _, slot in taken) < capacity
-  assert {row for row, _ in taken} == set(range(plan.num_rows))
-  # Segments of a row count from one, left to right.
-  for row in range(plan.num_rows):
-    own = np.flatnonzero(plan.row == row)
-    own = own[np.argsort(plan.column[own])]
-    assert plan.segment[own].tolist() == list(range(1, len(own) + 1))
+  assert sorted(plan.rank) == list(range(500))
+  assert plan.first[0] == 0 and plan.first[-1] == 500
+  places_R = np.split(np.sort(lengths)[plan.rank], plan.first[1:-1])
+  assert len(places_R) == plan.num_rows
+  for length_P in places_R:
+    assert 0 < length_P.sum() <= capacity
 
 
 def test_plan_of_nothing():
@@ -100,6 +89,11 @@ def test_rows_that_hold_whole_windows_are_nearly_full(mean):
   windows = cut_windows(offsets_of(train_end), train_end, 20)
   plan = plan_packing(windows.length, 40)
   assert 1 - windows.length.sum() / (plan.num_rows * 40) < 0.02
+
+
+def pack_epoch(windows, plan, capacity, rng, rows=slice(None)):
+  dealt = deal(windows, plan, rng)
+  return lay_rows(windows, plan, dealt, rows, capacity)
 
 
 def test_an_epoch_deals_all_windows():
@@ -134,11 +128,43 @@ def test_epochs_differ_and_repeat_by_their_generator():
   windows = cut_windows(offsets_of(train_end), train_end, 20)
   plan = plan_packing(windows.length, 32)
 
-  def deal(seed):
+  def pack(seed):
     return pack_epoch(windows, plan, 32, np.random.default_rng(seed))[0]
 
-  np.testing.assert_array_equal(deal(1), deal(1))
-  assert not np.array_equal(deal(1), deal(2))
+  np.testing.assert_array_equal(pack(1), pack(1))
+  assert not np.array_equal(pack(1), pack(2))
+
+
+def test_some_rows_are_those_of_the_whole_epoch():
+  train_end = make_lengths(5)
+  windows = cut_windows(offsets_of(train_end), train_end, 20)
+  plan = plan_packing(windows.length, 23)
+
+  def pack(rows):
+    return pack_epoch(windows, plan, 23, np.random.default_rng(0), rows)
+
+  whole = pack(slice(None))
+  ends = [0, 1, 8, plan.num_rows - 1, plan.num_rows + 9, plan.num_rows + 12]
+  for first, end in itertools.pairwise(ends):
+    for part, all_of_it in zip(pack(slice(first, end)), whole):
+      assert part.dtype == all_of_it.dtype
+      np.testing.assert_array_equal(part, all_of_it[first:end])
+
+
+def test_rows_by_hand():
+  windows = Windows(
+    start=np.array([10, 20, 30]),
+    length=np.array([2, 3, 1]),
+    context=np.array([0, 2, 0]),
+  )
+  # Lengths 3 and 1 share a row; 2 is alone.
+  plan = plan_packing(windows.length, 4)
+  rows = zip(*pack_epoch(windows, plan, 4, np.random.default_rng(0)))
+  found = sorted(tuple(part.tolist() for part in row) for row in rows)
+  assert found == [
+    ([10, 11, -1, -1], [1, 1, 0, 0], [1, 1, 0, 0]),
+    ([20, 21, 22, 30], [1, 1, 1, 2], [0, 0, 1, 1]),
+  ]
 
 
 def test_equal_windows_take_every_place():

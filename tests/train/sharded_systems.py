@@ -41,7 +41,9 @@ def make_batch(name: str) -> Batch:
   batch = batch.replace(weight_BN=weight_BN)
   if name == "few":
     kept = ("last_BN", "target_BN", "weight_BN")
-    batch = batch.replace(**{leaf: getattr(batch, leaf)[:, :1] for leaf in kept})
+    batch = batch.replace(
+      **{leaf: getattr(batch, leaf)[:, :1] for leaf in kept}
+    )
   return batch
 
 

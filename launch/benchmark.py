@@ -135,6 +135,12 @@ WIDTH = flags.DEFINE_integer(
 EVENTS = flags.DEFINE_integer(
   "events", 1_000_000, "Events of the suite `prepare`.", lower_bound=1000
 )
+BATCH_TARGETS = flags.DEFINE_integer(
+  "batch_targets",
+  None,
+  "Targets of a batch in the suite `input`, instead of those of each case.",
+  lower_bound=1,
+)
 REPEATS = flags.DEFINE_integer(
   "repeats", 5, "Timed turns of everything measured.", lower_bound=1
 )
@@ -317,6 +323,8 @@ def run_quantize(config: Config) -> Iterator[timing.Result]:
 def run_input(config: Config) -> Iterator[timing.Result]:
   """Every case of the suite `input`."""
   for case in make_cases(config, ("short", "long")):
+    if BATCH_TARGETS.value:
+      case = speed_cases.with_batches(case, BATCH_TARGETS.value)
     yield input_speed.compare(case, REPEATS.value)
 
 

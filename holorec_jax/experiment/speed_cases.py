@@ -140,6 +140,17 @@ def with_history(config: Config, history: History) -> Config:
   return dataclasses.replace(config, model=model)
 
 
+def with_batches(case: Case, targets: int) -> Case:
+  """The case with so many targets in every batch."""
+  sides = {
+    name: tuple(
+      dataclasses.replace(each, targets_per_batch=targets) for each in batches
+    )
+    for name, batches in case.sides.items()
+  }
+  return dataclasses.replace(case, sides=sides)
+
+
 def both_forms(
   batches: PipelineConfig,
 ) -> dict[str, tuple[PipelineConfig, ...]]:

@@ -75,6 +75,8 @@ def check_input(rows: list[dict]) -> None:
     assert row["unit"] == "histories/s"
     assert_positive(row, "bytes_per_second", "batches_per_second")
     assert 0 <= row["padding"] < 1
+    rows = 8 if row["side"] == "all_position" else 64
+    assert f"in batches of {rows} rows" in row["note"]
     # A row's one history asks for one item, a packed one for one per slot.
     per_history = row["targets_per_second"] / row["median"]
     if row["side"] == "one_target":
@@ -179,6 +181,7 @@ def test_suites_and_their_results(tmp_path):
     + [f"--lengths={length}" for length in (1, 16)],
     "utilization": ["--items=40", "--config.model.remat=products"],
     "quantize": ["--items=40", "--items=80"],
+    "input": ["--batch_targets=64"],
     "prepare": ["--events=5000"],
     "search": [
       "--search_case=systems",

@@ -21,7 +21,7 @@ import sys
 import stage
 from absl import flags
 
-from holorec_jax.experiment import plan, training
+from holorec_jax.experiment import absent_gpus, plan, training
 from holorec_jax.experiment.config import Config
 from holorec_jax.train.profile import parse_window
 
@@ -37,11 +37,18 @@ PLAN = flags.DEFINE_integer(
 PLAN_ITEMS = flags.DEFINE_integer(
   "plan_items", 100_000, "With --plan: items of the catalogue.", 2
 )
+PLAN_GPU = flags.DEFINE_enum(
+  "plan_gpu",
+  "",
+  ["", *absent_gpus.GPUS],
+  "With --plan: GPUs to compile for, which need not be here (JAX's CUDA plugin"
+  " must be); else simulated CPU devices.",
+)
 PLAN_TFLOPS = flags.DEFINE_float(
   "plan_tflops",
-  989.0,
-  "With --plan: peak of a device in TFLOP/s of config.train.dtype; the default"
-  " is an H100's in bfloat16.",
+  None,
+  "With --plan: peak of a device in TFLOP/s of config.train.dtype; by default"
+  " that of --plan_gpu, else of an H100, in bfloat16.",
   1e-3,
 )
 PLAN_MFU = flags.DEFINE_float(
@@ -52,7 +59,10 @@ PLAN_MFU = flags.DEFINE_float(
 def train(config: Config, workdir: pathlib.Path) -> None:
   """The stage, with the profile's window; or its plan."""
   if PLAN.value:
-    machine = plan.Machine(PLAN.value, PLAN_TFLOPS.value, PLAN_MFU.value)
+    tflops = PLAN_TFLOPS.value
+    if tflops is None:
+      tflops = absent_gpus.GPUS[PLAN_GPU.value or "h100"].tflops
+    machine = plan.Machine(PLAN.value, tflops, PLAN_MFU.value, PLAN_GPU.value)
     plan.simulate(machine.devices)
     planned = plan.make_plan(config, machine, PLAN_ITEMS.value)
     print(plan.describe(planned, machine))

@@ -1,11 +1,12 @@
 """What a training step takes on devices that are not here.
 
-The step of the first system is lowered and compiled for as many simulated
-devices as are asked for, on shapes alone: no parameter is made. Bytes of the
-state follow exactly from where each array is stored. What a step needs beside
-(activations, gradients, gathered parameters) is what XLA plans for CPU devices:
-an accelerator's fused kernels need less, and its bfloat16 half of what a CPU
-computes in float32. FLOPs are the model's (`train/flops.py`).
+The step of the first system is lowered and compiled for as many devices as are
+asked for, on shapes alone: no parameter is made. Bytes of the state follow
+exactly from where each array is stored. What a step needs beside (activations,
+gradients, gathered parameters) is what XLA plans: for GPUs that are not here
+(`absent_gpus`), or for simulated CPU devices, where an accelerator's fused
+kernels need less, and its bfloat16 half of what a CPU computes in float32.
+FLOPs are the model's (`train/flops.py`).
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from holorec_jax import sharding
 from holorec_jax.codes import device_codes
 from holorec_jax.data.pipeline import batch_shape
+from holorec_jax.experiment import absent_gpus
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.made_up import random_catalog
 from holorec_jax.experiment.systems import make_system
@@ -40,11 +42,13 @@ class Machine:
     devices: how many.
     tflops: peak of one, in 10^12 FLOP/s of the compute dtype.
     mfu: share of the peak that training is expected to reach.
+    gpu: one of `absent_gpus.GPUS`; "": simulated CPU devices.
   """
 
   devices: int
   tflops: float
   mfu: float
+  gpu: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +109,17 @@ def simulate(devices: int) -> None:
 def make_plan(config: Config, machine: Machine, items: int) -> Plan:
   """Plans a step of the config's first system over a catalogue of `items`.
 
-  The devices must be there (`simulate`).
+  Devices must be there (`simulate`), but for GPUs.
 
   Raises:
-    UserError: the mesh does not fit the devices, or config.sid.nested cannot
-      tell so many items apart.
+    UserError: the mesh does not fit the devices, config.sid.nested cannot tell
+      so many items apart, or XLA cannot compile for GPUs here.
   """
-  mesh = sharding.make_mesh(jax.devices()[: machine.devices], config.mesh)
+  devices, options = jax.devices()[: machine.devices], None
+  if machine.gpu:
+    devices = absent_gpus.find_devices(machine.gpu, machine.devices)
+    options = absent_gpus.COMPILER_OPTIONS
+  mesh = sharding.make_mesh(devices, config.mesh)
   built = random_catalog(items, config)
   system = make_system(config, built, config.systems[0])
   optimizer = make_optimizer(config.optim, total_steps=1000)
@@ -133,7 +141,7 @@ def make_plan(config: Config, machine: Machine, items: int) -> Plan:
   )
   logging.info("compiling a step for %d devices", machine.devices)
   began = time.perf_counter()
-  compiled = step.lower(state, batch, codes).compile()
+  compiled = step.lower(state, batch, codes).compile(options)
   seconds = time.perf_counter() - began
   flops = make_flops(system.objective, state.params, codes)(batch)
   groups: dict[str, int] = {}
@@ -206,6 +214,10 @@ def describe(plan: Plan, machine: Machine) -> str:
   axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
   groups = ", ".join(f"{name} {n:,}" for name, n in plan.groups.items())
   rows, slots = plan.rows
+  planned, room = "a CPU; at most that on an accelerator", ""
+  if machine.gpu:
+    gpu = absent_gpus.GPUS[machine.gpu]
+    planned, room = f"a {gpu.name}", f" of {gpu.memory / GIB:.1f}"
   lines = [
     f"mesh          {axes}",
     f"batch         {rows:,} rows of {slots} history items",
@@ -216,8 +228,8 @@ def describe(plan: Plan, machine: Machine) -> str:
     f"  average     {plan.average_bytes / GIB:9.3f} GiB",
     f"  catalogue   {plan.catalogue_bytes / GIB:9.3f} GiB",
     f"  a step      {plan.temporary_bytes / GIB:9.3f} GiB (as XLA plans it for"
-    " a CPU; at most that on an accelerator)",
-    f"  together    {plan.total_bytes / GIB:9.3f} GiB",
+    f" {planned})",
+    f"  together    {plan.total_bytes / GIB:9.3f} GiB{room}",
     f"a step        {plan.flops / 1e12:,.3f} TFLOP of the model;"
     f" {1e3 * plan.seconds:,.1f} ms at {100 * machine.mfu:.0f} % of"
     f" {machine.devices} x {machine.tflops:g} TFLOP/s",

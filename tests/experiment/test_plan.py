@@ -10,7 +10,7 @@ from tiny_run import TINY
 from holorec_jax import sharding
 from holorec_jax.data.pipeline import batch_shape
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import plan
+from holorec_jax.experiment import absent_gpus, plan
 from holorec_jax.experiment.made_up import random_catalog
 from holorec_jax.experiment.systems import make_system
 from holorec_jax.sharding import MeshConfig
@@ -64,3 +64,31 @@ def test_what_does_not_fit_is_said():
     plan.make_plan(wide, MACHINE, ITEMS)
   with pytest.raises(UserError, match=r"tell only \d+ items apart"):
     plan.make_plan(TINY, MACHINE, 10**9)
+
+
+def test_gpus_that_are_not_here_need_the_plugin(monkeypatch):
+  monkeypatch.setattr(absent_gpus, "_PLUGINS", ("jax_plugins.of_nobody",))
+
+  def unknown(**options):
+    assert options["topology"] == "1x1x2"
+    assert 'description_str: "NVIDIA H200"' in options["target_config"]
+    raise NotImplementedError
+
+  monkeypatch.setattr(absent_gpus.topologies, "get_topology_desc", unknown)
+  with pytest.raises(UserError, match=r"pip install 'jax\[cuda13\]=="):
+    plan.make_plan(TINY, plan.Machine(2, 989.0, 0.4, "h200"), ITEMS)
+  with pytest.raises(UserError, match="12 GPUs would leave a host of 8 partly"):
+    absent_gpus.find_devices("h200", 12)
+
+
+@pytest.mark.parametrize("devices", [1, 16])
+def test_a_step_is_planned_for_gpus_that_are_not_here(devices):
+  """Where JAX's CUDA plugin is installed."""
+  pytest.importorskip("jax_plugins.xla_cuda13")
+  config = dataclasses.replace(TINY, mesh=MeshConfig(fsdp=devices))
+  machine = plan.Machine(devices, 989.0, 0.4, "h100")
+  planned = plan.make_plan(config, machine, ITEMS)
+  assert planned.temporary_bytes > 0
+  assert ("all-gather" in planned.collectives) == (devices > 1)
+  assert planned.mesh == {"data": 1, "fsdp": devices, "tensor": 1}
+  assert "GiB of 79.6" in plan.describe(planned, machine)

@@ -1,8 +1,8 @@
 """Exhaustive scoring: the oracle of the beam search.
 
 Every item is a branch whose codes are teacher-forced through the unroll that
-training differentiates, so nothing here is shared with the search but the
-network's level. A beam as wide as the catalogue must agree with it.
+training differentiates: the search shares the network's layers and heads with
+it, but neither steps nor ranking. A beam as wide as the catalogue must agree.
 """
 
 import jax

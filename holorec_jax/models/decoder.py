@@ -127,7 +127,19 @@ class DecoderBlock(nn.Module):
   def __call__(
     self, x_BXD, cache, own_biases, context, bias_BHXC, deterministic
   ):
-    """Feeds X = S * N vectors, step by step; S is the number of own_biases."""
+    """Feeds X = S * N vectors, one step behind the other.
+
+    Args:
+      x_BXD: the vectors.
+      cache: slots written before; the layer's own.
+      own_biases: (H, slots seen) of each of the S steps.
+      context: the layer's keys and values, or the states themselves.
+      bias_BHXC: of the context.
+      deterministic: no dropout.
+
+    Returns:
+      (B, X, D), and the cache with S more slots.
+    """
     steps = len(own_biases)
     own, cache = self._attend_own(self.self_norm(x_BXD), cache, own_biases)
     x_BXD += self.self_drop(own, deterministic, steps)
@@ -169,7 +181,7 @@ def _first_step(block: DecoderBlock, x_BND: jax.Array):
 
 
 class StepDecoder(nn.Module):
-  """One vector in, one state out, for every branch at once."""
+  """Vectors of known steps in, their states out, for every branch at once."""
 
   config: GeneratorConfig
 
@@ -201,6 +213,9 @@ class StepDecoder(nn.Module):
       states_BCD: of the histories.
       queries: how many will read a user's context, if that is known; the
         states stay as they are where that takes fewer operations.
+
+    Returns:
+      What `Context.layers` holds.
     """
     tokens, c = states_BCD.shape[1], self.config
     if queries is not None and not attention.projecting_pays(

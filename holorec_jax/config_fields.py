@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from holorec_jax.artifacts import read_json, write_json
@@ -207,14 +207,16 @@ def check_same_config(
 
 
 def parse_flags(argv: Sequence[str], name: str = "config") -> list[str]:
-  """absl's flag parser with a readable message for a wrong --config.
+  """absl's flag parser, which says in one line what is wrong.
 
   For `app.run(main, flags_parser=parse_flags)`. ml_collections answers an
   override of an unknown field with a traceback that holds only the last part
-  of its name, and hides a missing config file until its first use.
+  of its name, and hides a missing config file until its first use. absl ends
+  after a wrong flag as Python does after a crash.
 
   Raises:
-    UserError: there is no config file, or no such field in it.
+    UserError: there is no config file, or no such field in it, or a flag is
+      unknown, missing or has a wrong value.
   """
   argv = list(argv)
   spec, overrides = "", []
@@ -229,7 +231,11 @@ def parse_flags(argv: Sequence[str], name: str = "config") -> list[str]:
     raise UserError(
       f"--{name}.{overrides[0]} overrides nothing: give --{name}=FILE.py first"
     )
-  return app.parse_flags_with_usage(argv)
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    problems = "; ".join(str(error).splitlines())
+    raise UserError(f"{problems}; see --help") from None
 
 
 def check_overrides(spec: str, overrides: Sequence[str], name: str) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import status
 from absl import app, flags, logging
 
+from holorec_jax import config_fields
 from holorec_jax.errors import UserError
 from holorec_jax.export import delta
 
@@ -75,4 +76,4 @@ def _read_given(text: str) -> tuple[str, np.ndarray]:
 if __name__ == "__main__":
   logging.set_verbosity(logging.INFO)
   with status.exits():
-    app.run(main)
+    app.run(main, flags_parser=config_fields.parse_flags)

@@ -36,6 +36,7 @@ import status
 from absl import app, flags
 from tqdm import tqdm
 
+from holorec_jax import config_fields
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import comparison, comparison_table
 from holorec_jax.experiment.comparison import Job, Plan
@@ -245,4 +246,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
   flags.mark_flags_as_required(["configs", "workdir"])
   with status.exits():
-    app.run(main)
+    app.run(main, flags_parser=config_fields.parse_flags)

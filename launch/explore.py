@@ -23,6 +23,7 @@ import memory
 import status
 from absl import app, flags, logging
 
+from holorec_jax import config_fields
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import recommendation
 from holorec_jax.explore.explorer import Explorer
@@ -71,4 +72,4 @@ if __name__ == "__main__":
   flags.mark_flags_as_required(["workdir"])
   logging.set_verbosity(logging.INFO)
   with status.exits():
-    app.run(main)
+    app.run(main, flags_parser=config_fields.parse_flags)

@@ -30,7 +30,7 @@ import memory
 import status
 from absl import app, flags
 
-from holorec_jax import artifacts
+from holorec_jax import artifacts, config_fields
 from holorec_jax.errors import UserError
 from holorec_jax.export import runtime
 
@@ -147,4 +147,4 @@ def command(*flags_: str) -> list[str]:
 
 if __name__ == "__main__":
   with status.exits():
-    app.run(main)
+    app.run(main, flags_parser=config_fields.parse_flags)

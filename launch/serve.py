@@ -25,6 +25,7 @@ import memory
 import status
 from absl import app, flags
 
+from holorec_jax import config_fields
 from holorec_jax.errors import UserError
 
 with status.needs("serve"):
@@ -100,4 +101,4 @@ def _token() -> str | None:
 
 if __name__ == "__main__":
   with status.exits():
-    app.run(main)
+    app.run(main, flags_parser=config_fields.parse_flags)

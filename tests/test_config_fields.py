@@ -165,13 +165,24 @@ def parse(tmp_path, monkeypatch):
     holder = config_flags.DEFINE_config_file(
       "config", flag_values=values, sys_argv=argv
     )
-    monkeypatch.setattr(
-      config_fields.app, "parse_flags_with_usage", lambda argv: values(argv)
-    )
+    flags.DEFINE_enum("kind", "a", ["a", "b"], "Any.", flag_values=values)
+    monkeypatch.setattr(config_fields.flags, "FLAGS", values)
     assert config_fields.parse_flags(argv)[0] == "run.py"
     return holder.value
 
   return run
+
+
+@pytest.mark.parametrize(
+  "wrong, message",
+  [
+    ("--kind=c", r"--kind=c: value should be one of <a\|b>"),
+    ("--knid=a", r"Unknown command line flag 'knid'\. Did you mean: kind"),
+  ],
+)
+def test_wrong_flags_are_errors_of_the_user(parse, wrong, message):
+  with pytest.raises(UserError, match=message):
+    parse("--config=tiny.py", wrong)
 
 
 def test_right_flags_pass(parse):

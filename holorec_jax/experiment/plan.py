@@ -68,7 +68,7 @@ class Plan:
     temporary_bytes: what the step needs beside.
     flops: of the model, on all devices.
     seconds: expected.
-    collectives: kind -> (how many, GiB that they leave on a device); those of
+    collectives: kind -> (how many, bytes that they leave on a device); those of
       a loop's body count once.
     compile_seconds: of the step, here.
   """
@@ -204,9 +204,14 @@ def _bytes_on_one(tree: Any) -> int:
 def _collectives(compiled: jax.stages.Compiled) -> dict[str, tuple[int, float]]:
   found: dict[str, tuple[int, float]] = {}
   for each in sharding.list_collectives(compiled):
-    count, size = found.get(each.kind, (0, 0.0))
-    found[each.kind] = (count + 1, size + each.bytes / GIB)
+    count, size = found.get(each.kind, (0, 0))
+    found[each.kind] = (count + 1, size + each.bytes)
   return dict(sorted(found.items()))
+
+
+def _size(size: float) -> str:
+  unit, name = (GIB, "GiB") if size >= GIB / 10 else (2**20, "MiB")
+  return f"{size / unit:9.3f} {name}"
 
 
 def describe(plan: Plan, machine: Machine) -> str:
@@ -217,27 +222,27 @@ def describe(plan: Plan, machine: Machine) -> str:
   planned, room = "a CPU; at most that on an accelerator", ""
   if machine.gpu:
     gpu = absent_gpus.GPUS[machine.gpu]
-    planned, room = f"a {gpu.name}", f" of {gpu.memory / GIB:.1f}"
+    planned, room = f"a {gpu.name}", f" of {_size(gpu.memory).strip()}"
   lines = [
     f"mesh          {axes}",
     f"batch         {rows:,} rows of {slots} history items",
     f"parameters    {plan.parameters:,} ({groups})",
     "on every device:",
-    f"  parameters  {plan.parameter_bytes / GIB:9.3f} GiB",
-    f"  optimiser   {plan.optimizer_bytes / GIB:9.3f} GiB",
-    f"  average     {plan.average_bytes / GIB:9.3f} GiB",
-    f"  catalogue   {plan.catalogue_bytes / GIB:9.3f} GiB",
-    f"  a step      {plan.temporary_bytes / GIB:9.3f} GiB (as XLA plans it for"
+    f"  parameters  {_size(plan.parameter_bytes)}",
+    f"  optimiser   {_size(plan.optimizer_bytes)}",
+    f"  average     {_size(plan.average_bytes)}",
+    f"  catalogue   {_size(plan.catalogue_bytes)}",
+    f"  a step      {_size(plan.temporary_bytes)} (as XLA plans it for"
     f" {planned})",
-    f"  together    {plan.total_bytes / GIB:9.3f} GiB{room}",
-    f"a step        {plan.flops / 1e12:,.3f} TFLOP of the model;"
-    f" {1e3 * plan.seconds:,.1f} ms at {100 * machine.mfu:.0f} % of"
+    f"  together    {_size(plan.total_bytes)}{room}",
+    f"a step        {plan.flops / 1e12:,.4g} TFLOP of the model;"
+    f" {1e3 * plan.seconds:,.4g} ms at {100 * machine.mfu:.0f} % of"
     f" {machine.devices} x {machine.tflops:g} TFLOP/s",
     f"compiled      in {plan.compile_seconds:.0f} s; between devices, those of"
     " a loop once:",
   ]
   for kind, (count, size) in plan.collectives.items():
-    lines.append(f"  {kind:20s} {count:4d}, {size:.3f} GiB")
+    lines.append(f"  {kind:20s} {count:4d}, {_size(size).strip()}")
   if not plan.collectives:
     lines.append("  nothing")
   return "\n".join(lines)

@@ -91,4 +91,4 @@ def test_a_step_is_planned_for_gpus_that_are_not_here(devices):
   assert planned.temporary_bytes > 0
   assert ("all-gather" in planned.collectives) == (devices > 1)
   assert planned.mesh == {"data": 1, "fsdp": devices, "tensor": 1}
-  assert "GiB of 79.6" in plan.describe(planned, machine)
+  assert "of 79.647 GiB" in plan.describe(planned, machine)

@@ -13,4 +13,5 @@ suffix, and einsum letters are the same in lower case.
   H heads         K head width       F mlp width            I items
   S cache slots   Q clusters         U users                C context tokens
   G query heads per key head           Y stacked layers
+  X a count of its own, as told where it stands
 """

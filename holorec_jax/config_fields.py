@@ -161,16 +161,23 @@ def _show(value: Any) -> str:
   return "(absent)" if value is _ABSENT else repr(value)
 
 
+# Leaves that were true or false in an older release.
+_FORMER_SWITCHES = {"remat": {False: "none", True: "layers"}}
+
+
 def with_defaults(
   stored: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
   """A stored config with the leaves that its sections did not have yet.
 
   So a run of an older release stays readable: a leaf that came later counts as
-  its default, which is what the run was made with.
+  its default, which is what the run was made with, and a switch that has become
+  a choice as what it chose.
   """
   filled = dict(stored)
   for name, value in stored.items():
+    if isinstance(value, bool) and name in _FORMER_SWITCHES:
+      filled[name] = _FORMER_SWITCHES[name][value]
     known = defaults.get(name)
     if isinstance(value, Mapping) and isinstance(known, Mapping):
       filled[name] = {**known, **with_defaults(value, known)}

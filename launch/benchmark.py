@@ -114,7 +114,8 @@ ITEMS = flags.DEFINE_multi_integer(
   None,
   "Catalogues of the suites `search` (else 12,101, 1 million and 10 million,"
   " which takes some 3 GB; all cases but `catalogue` take the first), `scaling`"
-  " and `quantize`, in ascending order.",
+  " and `quantize`, in ascending order; `utilization` takes the first, else a"
+  " million.",
   lower_bound=2,
 )
 LENGTHS = flags.DEFINE_multi_integer(

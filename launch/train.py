@@ -21,8 +21,10 @@ import sys
 import stage
 from absl import flags
 
+from holorec_jax.errors import UserError
 from holorec_jax.experiment import absent_gpus, plan, training
 from holorec_jax.experiment.config import Config
+from holorec_jax.train import meter
 from holorec_jax.train.profile import parse_window
 
 PROFILE = flags.DEFINE_string(
@@ -61,12 +63,19 @@ def train(config: Config, workdir: pathlib.Path) -> None:
   if PLAN.value:
     tflops = PLAN_TFLOPS.value
     if tflops is None:
-      tflops = absent_gpus.GPUS[PLAN_GPU.value or "h100"].tflops
+      gpu = absent_gpus.GPUS[PLAN_GPU.value or "h100"]
+      peak = meter.peak_of(gpu.name)
+      assert peak  # as all of these GPUs are on the meter's list
+      tflops = peak / 1e12
     machine = plan.Machine(PLAN.value, tflops, PLAN_MFU.value, PLAN_GPU.value)
     plan.simulate(machine.devices)
     planned = plan.make_plan(config, machine, PLAN_ITEMS.value)
     print(plan.describe(planned, machine))
     sys.exit()  # An exit leaves no new workdir behind (`remove_unused`).
+  if PLAN_GPU.value:
+    raise UserError(
+      f"--plan_gpu={PLAN_GPU.value} plans nothing: give --plan=DEVICES, too"
+    )
   training.train(config, workdir, parse_window(PROFILE.value))
 
 

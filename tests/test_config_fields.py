@@ -38,6 +38,15 @@ def make(**changes):
   return ml_collections.ConfigDict(fields)
 
 
+def test_a_former_switch_is_read_as_its_choice():
+  defaults = {"model": {"remat": "none", "scan_layers": False}}
+  for switch, choice in ((False, "none"), (True, "layers")):
+    stored = {"model": {"remat": switch, "scan_layers": switch}}
+    assert config_fields.with_defaults(stored, defaults) == {
+      "model": {"remat": choice, "scan_layers": switch}
+    }
+
+
 def test_conversion_with_defaults():
   train = config_fields.to_dataclass(Train, make())
   assert train == Train(optim=Optim(rate=1e-3), steps=100)

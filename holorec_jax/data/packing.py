@@ -64,7 +64,7 @@ def cut_windows(
 
 @dataclasses.dataclass(frozen=True)
 class PackPlan:
-  """Places for windows. A row's lie side by side from its first slot on.
+  """Places for windows. Those of a row lie side by side from its first slot.
 
   Attributes:
     rank: (W,) int64 of each place, row by row and left to right: its rank
@@ -143,7 +143,9 @@ def deal(windows: Windows, plan: PackPlan, rng: np.random.Generator) -> Deal:
   """Deals the windows to places of their length and the rows, at random."""
   shuffled = rng.permutation(len(windows))
   by_length = shuffled[np.argsort(windows.length[shuffled], kind="stable")]
-  return Deal(by_length[plan.rank], np.argsort(rng.permutation(plan.num_rows)))
+  # Inverted, as older runs have drawn where a row goes, not which one comes.
+  row = np.argsort(rng.permutation(plan.num_rows))
+  return Deal(by_length[plan.rank], row)
 
 
 def lay_rows(
@@ -155,7 +157,7 @@ def lay_rows(
     windows: of the histories.
     plan: of their packing.
     dealt: of the epoch.
-    rows: which of its rows; those behind the last are not there.
+    rows: which of its rows; those behind the last are left out.
     capacity: slots of a row.
 
   Returns:

@@ -23,14 +23,13 @@ _PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-  """Facts from the vendor's data sheets.
+  """Facts from the vendor's data sheets; memory is what the driver says.
 
   Attributes:
     name: as the driver says it.
     capability: (major, minor).
     cores: streaming multiprocessors.
     clock: in GHz.
-    tflops: peak of dense bfloat16 products.
     memory: bytes.
     bandwidth: bytes a second of it.
     l2: bytes of its cache.
@@ -42,7 +41,6 @@ class Gpu:
   capability: tuple[int, int]
   cores: int
   clock: float
-  tflops: float
   memory: int
   bandwidth: int
   l2: int
@@ -55,7 +53,6 @@ _HOPPER = Gpu(
   capability=(9, 0),
   cores=132,
   clock=1.98,
-  tflops=989.0,
   memory=81_559 << 20,
   bandwidth=3_350 * 10**9,
   l2=50 << 20,
@@ -68,7 +65,6 @@ GPUS = {
     capability=(8, 0),
     cores=108,
     clock=1.41,
-    tflops=312.0,
     memory=81_920 << 20,
     bandwidth=2_039 * 10**9,
     l2=40 << 20,
@@ -110,12 +106,21 @@ def find_devices(kind: str, count: int) -> list[jax.Device]:
     found = topologies.get_topology_desc(platform="cuda", **options)
   except NotImplementedError:  # JAX knows no CUDA.
     _load_plugin()
-    found = topologies.get_topology_desc(platform="cuda", **options)
+    try:
+      found = topologies.get_topology_desc(platform="cuda", **options)
+    except (NotImplementedError, jax.errors.JaxRuntimeError) as error:
+      raise UserError(
+        f"the installed CUDA plugin knows no GPUs that are not here ({error}):"
+        f" install that of jax {jax.__version__}"
+      ) from error
   return list(found.devices)
 
 
 def _load_plugin() -> None:
-  """Loads what JAX itself has not, or has dropped for want of a driver."""
+  """Loads what JAX itself has not, or has dropped for want of a driver.
+
+  In a process that only plans: a driver that is too old is not noticed.
+  """
   os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
   for name in _PLUGINS:
     try:

@@ -63,7 +63,7 @@ class Product:
     )
 
   def run(self) -> None:
-    """Multiplies, on an accelerator often; returns when it is done."""
+    """Multiplies, on an accelerator several times over, until it is done."""
     self._multiply(self._left, self._right).block_until_ready()
 
   def speed(self, seconds: list[float]) -> float:

@@ -204,6 +204,22 @@ def remove_unused(workdir: pathlib.Path) -> Iterator[None]:
     raise
 
 
+def read_config(workdir: pathlib.Path) -> Config:
+  """The config that a run was made with, by an older release perhaps.
+
+  Raises:
+    UserError: there is no run.
+  """
+  path = workdir / CONFIG
+  if not path.is_file():
+    raise UserError(
+      f"there is no {path}: expected the --workdir of a run, such as"
+      " launch/run.py makes"
+    )
+  stored = config_fields.with_defaults(artifacts.read_json(path), defaults())
+  return config_fields.to_dataclass(Config, stored, str(path))
+
+
 @contextlib.contextmanager
 def _explain_unusable(workdir: pathlib.Path) -> Iterator[None]:
   """Turns the system's errors about a workdir into a UserError."""

@@ -109,7 +109,7 @@ def simulate(devices: int) -> None:
 def make_plan(config: Config, machine: Machine, items: int) -> Plan:
   """Plans a step of the config's first system over a catalogue of `items`.
 
-  Devices must be there (`simulate`), but for GPUs.
+  The devices must be there (`simulate`), except when planning for GPUs.
 
   Raises:
     UserError: the mesh does not fit the devices, config.sid.nested cannot tell
@@ -222,7 +222,7 @@ def describe(plan: Plan, machine: Machine) -> str:
   planned, room = "a CPU; at most that on an accelerator", ""
   if machine.gpu:
     gpu = absent_gpus.GPUS[machine.gpu]
-    planned, room = f"a {gpu.name}", f" of {_size(gpu.memory).strip()}"
+    planned, room = f"an {gpu.name}", f" of {_size(gpu.memory).strip()}"
   lines = [
     f"mesh          {axes}",
     f"batch         {rows:,} rows of {slots} history items",

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from holorec_jax import artifacts, config_fields
+from holorec_jax import artifacts
 from holorec_jax.data.schema import Dataset
 from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
@@ -30,7 +30,7 @@ from holorec_jax.experiment import (
   preparation,
   training,
 )
-from holorec_jax.experiment.config import CONFIG, Config
+from holorec_jax.experiment.config import Config, read_config
 from holorec_jax.train import seal
 
 DEFAULT_USERS = 3
@@ -89,16 +89,7 @@ def open_run(workdir: str | os.PathLike[str], system: str = "") -> Run:
     UserError: no run there, unknown system, or stages not run.
   """
   workdir = pathlib.Path(workdir)
-  path = workdir / CONFIG
-  if not path.is_file():
-    raise UserError(
-      f"there is no {path}: expected the --workdir of a run, such as"
-      " launch/run.py makes"
-    )
-  stored = artifacts.read_json(path)
-  return load_run(
-    config_fields.to_dataclass(Config, stored, str(path)), workdir, system
-  )
+  return load_run(read_config(workdir), workdir, system)
 
 
 def load_run(config: Config, workdir: pathlib.Path, system: str = "") -> Run:

@@ -87,7 +87,13 @@ class Side:
 class Trainee:
   """A network in training: its state goes through everybody's steps."""
 
-  def __init__(self, config: Config, items: int, mesh: jax.sharding.Mesh):
+  def __init__(
+    self,
+    config: Config,
+    items: int,
+    mesh: jax.sharding.Mesh,
+    accumulate: int = 1,
+  ):
     self.catalog = random_catalog(items, config, distinct=False)
     system = make_system(config, self.catalog, config.systems[0])
     if system.generator is None:
@@ -113,7 +119,7 @@ class Trainee:
       config.train.seed,
       config.optim.average_decay,
       config.train.dtype,
-      config.optim.accumulate,
+      accumulate,
     )
 
   @property

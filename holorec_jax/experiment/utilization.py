@@ -19,15 +19,15 @@ from absl import logging
 
 from holorec_jax import sharding
 from holorec_jax.data.pipeline import batch_shape
+from holorec_jax.errors import UserError
 from holorec_jax.experiment import ceiling, timing
 from holorec_jax.experiment.config import Config
 from holorec_jax.experiment.made_up import full_rows
 from holorec_jax.experiment.training_speed import Shape, Trainee
-from holorec_jax.train.meter import peak_flops
+from holorec_jax.train.meter import memory_in_use, peak_flops
 
 # Steps in the profile, and how many of its costs are shown.
 PROFILED, SHOWN = 2, 16
-GIB = 2**30
 
 
 def measure(config: Config, items: int, repeats: int) -> timing.Result:
@@ -41,11 +41,22 @@ def measure(config: Config, items: int, repeats: int) -> timing.Result:
   Returns:
     One row in targets per second, with costs as in `timing` (FLOPs of the
     model), parameters, step_ms, mfu (of the data sheet's peak, where that is
-    known), peak_gib (where the platform counts memory), compile_seconds and
+    known), peak_gib (of the process so far, where
+    the platform counts memory), compile_seconds and
     profile, [[what, ms a step and device]] of the dearest operations.
+
+  Raises:
+    UserError: rows of one target, or several processes: neither is measured.
   """
+  if config.input.rows != "packed":
+    raise UserError(
+      f"config.input.rows is {config.input.rows!r}, and the suite fills packed"
+      " rows: set it to 'packed', or choose another --config"
+    )
+  if jax.process_count() > 1:
+    raise UserError("the suite measures one process: start it alone")
   mesh = sharding.make_mesh(shape=config.mesh)
-  trainee = Trainee(config, items, mesh)
+  trainee = Trainee(config, items, mesh, config.optim.accumulate)
   rows, slots = batch_shape(config.input, sharding.row_shards(mesh))
   shape = Shape(full_rows(items, rows, slots))
   logging.info("compiling a step of %d rows of %d items", rows, slots)
@@ -77,9 +88,9 @@ def measure(config: Config, items: int, repeats: int) -> timing.Result:
   peak = peak_flops()
   if peak:
     extra["mfu"] = flops / median / peak
-  used = [device.memory_stats() or {} for device in jax.local_devices()]
-  if any("peak_bytes_in_use" in each for each in used):
-    extra["peak_gib"] = max(each["peak_bytes_in_use"] for each in used) / GIB
+  used = memory_in_use()
+  if "memory/peak_gib" in used:
+    extra["peak_gib"] = used["memory/peak_gib"]
   assert shape.step is not None
   program = shape.step.as_text() or ""
   costs = profile(train, program, jax.local_device_count())
@@ -116,7 +127,7 @@ def profile(step: Any, program: str, devices: int) -> list[tuple[str, float]]:
         step()
     [path] = pathlib.Path(folder).rglob("*.xplane.pb")
     data = jax.profiler.ProfileData.from_file(str(path))
-  names = _sources(program)
+  names = find_sources(program)
   spent: collections.Counter[str] = collections.Counter()
   for plane in data.planes:
     on_device = plane.name.startswith("/device:")
@@ -124,14 +135,14 @@ def profile(step: Any, program: str, devices: int) -> list[tuple[str, float]]:
       for event in line.events:
         operation = str(dict(event.stats).get("hlo_op", event.name))
         if operation in names:
-          spent[_kind(operation, names[operation])] += event.duration_ns
+          spent[kind_of(operation, names[operation])] += event.duration_ns
         elif on_device and line.name.startswith("Stream"):
-          spent[_kernel(event.name)] += event.duration_ns
+          spent[kind_of_kernel(event.name)] += event.duration_ns
   scale = 1e6 * PROFILED * devices
   return [(what, ns / scale) for what, ns in spent.most_common()]
 
 
-def _sources(program: str) -> dict[str, str]:
+def find_sources(program: str) -> dict[str, str]:
   """Operation -> the name that JAX gave it, "" where it did not.
 
   Without those that only hold others.
@@ -145,14 +156,14 @@ def _sources(program: str) -> dict[str, str]:
   return found
 
 
-def _kernel(name: str) -> str:
+def kind_of_kernel(name: str) -> str:
   """One that the profiler cannot tell the operation of, as in CUDA graphs."""
   if re.match(r"nvjet|(void )?cutlass", name):
-    return "matrix products by cuBLAS"
+    return "matrix products (cuBLAS, cutlass)"
   return f"kernel {re.sub(r'[._0-9]+$', '', name)[:60]}"
 
 
-def _kind(operation: str, source: str) -> str:
+def kind_of(operation: str, source: str) -> str:
   """Equal for operations that do the same in different layers or steps."""
   stem = re.sub(r"[.\d]+$", "", operation)
   if not source:

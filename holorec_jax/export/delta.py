@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from holorec_jax import artifacts, config_fields
+from holorec_jax import artifacts
 from holorec_jax.data.config import DataConfig
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import new_items, preparation
-from holorec_jax.experiment.config import CONFIG, Config
+from holorec_jax.experiment.config import read_config
 from holorec_jax.export import changes, folders, runtime, sealed, tensors
 from holorec_jax.vectors import encode
 
@@ -47,7 +47,7 @@ def from_run(
       there twice or already, `out` is there, or as `new_items.quantize`.
   """
   workdir = pathlib.Path(workdir)
-  config = _read_config(workdir)
+  config = read_config(workdir)
   data = preparation.load_data(config, workdir)
   built, sids = preparation.load_catalog(config, workdir, data)
   known = sorted(data.dataset.item_text)
@@ -121,18 +121,6 @@ def write(
     folders.sync(partial)
   folders.sync_entry(out.parent)
   return manifest
-
-
-def _read_config(workdir: pathlib.Path) -> Config:
-  path = workdir / CONFIG
-  if not path.is_file():
-    raise UserError(
-      f"there is no {path}: expected the --workdir of a run, such as"
-      " launch/run.py makes"
-    )
-  return config_fields.to_dataclass(
-    Config, artifacts.read_json(path), str(path)
-  )
 
 
 def _read(

@@ -63,7 +63,8 @@ class GeneratorConfig:
     scan_layers: the layers are one scanned layer with stacked parameters:
       compile time does not grow with depth.
     remat: what the backward pass computes again: "none" of a layer, all but
-      the "products" with its matrices, or everything but the "layers"' inputs.
+      the "products" of tokens with its matrices, or everything but the
+      "layers"' inputs.
       Each takes less memory than the one before and more time.
     backbone: "t5" (encoder and decoder) or "qwen3" (one causal stack for
       histories and branches, `models/qwen3.py`).

@@ -23,7 +23,8 @@ from holorec_jax.models.config import Remat
 LayerFn = Callable[[dict, jax.Array, Any, dict | None], tuple[jax.Array, Any]]
 
 # What a layer keeps for the backward pass beside its inputs. Products of tokens
-# with matrices have no batch axes; those of attention have, and are repeated.
+# with matrices have no batch axes; those of attention have, and are repeated
+# (and with them its matrices where branches read states: `attend_states`).
 POLICIES: dict[Remat, Callable | None] = {
   "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   "layers": None,

@@ -49,16 +49,16 @@ def attend_branches(
   B, N, H, K = query_BNHK.shape
   kv_heads = context.key.shape[1]
   query_BNHGK = query_BNHK.reshape(B, N, kv_heads, H // kv_heads, K)
-  # Plain products of two matrices for each head of keys, whose N * G rows lie
-  # one behind the other: other orders make a GPU transpose what it multiplies.
-  query_BHMK = jnp.swapaxes(query_BNHGK, 1, 2).reshape(B, kv_heads, -1, K)
-  seen_BHMC = jnp.einsum(
-    "bhmk,bhck->bhmc",
-    query_BHMK,
+  # Plain products of two matrices for each head of keys; the X = N * G queries
+  # lie one behind the other. Other orders make a GPU transpose its operands.
+  query_BHXK = jnp.swapaxes(query_BNHGK, 1, 2).reshape(B, kv_heads, -1, K)
+  seen_BHXC = jnp.einsum(
+    "bhxk,bhck->bhxc",
+    query_BHXK,
     context.key,
     preferred_element_type=jnp.float32,
   )
-  seen_BHNGC = seen_BHMC.reshape(B, kv_heads, N, H // kv_heads, -1)
+  seen_BHNGC = seen_BHXC.reshape(B, kv_heads, N, H // kv_heads, -1)
   seen_BHNGC = seen_BHNGC * K**-0.5 + bias_BHNC[:, :, :, None]
   # Slot by slot, as in `attention.attend_own`.
   query32 = query_BNHGK.astype(jnp.float32)
@@ -77,13 +77,13 @@ def attend_branches(
   seen_BHNGC = jnp.exp(seen_BHNGC - top_BHNG1)
   own_BHNGS = jnp.exp(own_BHNGS - top_BHNG1)
   total_BHNG = jnp.sum(seen_BHNGC, axis=-1) + jnp.sum(own_BHNGS, axis=-1)
-  mixed_BHMK = jnp.einsum(
-    "bhmc,bhck->bhmk",
-    seen_BHNGC.astype(context.value.dtype).reshape(seen_BHMC.shape),
+  mixed_BHXK = jnp.einsum(
+    "bhxc,bhck->bhxk",
+    seen_BHNGC.astype(context.value.dtype).reshape(seen_BHXC.shape),
     context.value,
     preferred_element_type=jnp.float32,
   )
-  mixed_BHNGK = mixed_BHMK.reshape(B, kv_heads, N, H // kv_heads, K)
+  mixed_BHNGK = mixed_BHXK.reshape(B, kv_heads, N, H // kv_heads, K)
   mixed_BNHGK = jnp.swapaxes(mixed_BHNGK, 1, 2)
   own_BNHGS = jnp.swapaxes(own_BHNGS, 1, 2)
   for number, slot in enumerate(cache):

@@ -25,9 +25,15 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 def peak_flops() -> float | None:
   """Of all devices together; None where their kind is unknown."""
+  one = peak_of(jax.devices()[0].device_kind)
+  return None if one is None else one * jax.device_count()
+
+
+def peak_of(device_kind: str) -> float | None:
+  """Of one device by its name; None where that is unknown."""
   for kind, flops in PEAK_FLOPS.items():
-    if jax.devices()[0].device_kind.startswith(kind):
-      return flops * jax.device_count()
+    if device_kind.startswith(kind):
+      return flops
   return None
 
 
@@ -94,7 +100,9 @@ class Meter:
       rates["compile_seconds"] = self._compile_seconds
       self._compiled = self._compile_seconds = 0.0
     self.restart()
-    return {f"speed/{name}": rate for name, rate in rates.items()} | _memory()
+    return {
+      f"speed/{name}": rate for name, rate in rates.items()
+    } | memory_in_use()
 
   def _listen(self, event: str, duration_secs: float, **kwargs: Any) -> None:
     del kwargs
@@ -110,7 +118,7 @@ class Meter:
     jax.monitoring.unregister_event_duration_listener(self._listen)
 
 
-def _memory() -> dict[str, float]:
+def memory_in_use() -> dict[str, float]:
   """Of the fullest local device, in GiB; {} where the platform has no count."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   names = {"bytes_in_use": "in_use_gib", "peak_bytes_in_use": "peak_gib"}

@@ -1,6 +1,7 @@
 """A planned step against the step itself."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from holorec_jax.experiment import absent_gpus, plan
 from holorec_jax.experiment.made_up import random_catalog
 from holorec_jax.experiment.systems import make_system
 from holorec_jax.sharding import MeshConfig
+from holorec_jax.train import meter
 from holorec_jax.train.optimizer import make_optimizer
 from holorec_jax.train.step import init_state
 
@@ -66,6 +68,37 @@ def test_what_does_not_fit_is_said():
     plan.make_plan(TINY, MACHINE, 10**9)
 
 
+def test_gpus_that_are_not_here_are_described_to_xla():
+  fields = dict(
+    line.strip().split(": ", 1)
+    for line in absent_gpus.target_config(absent_gpus.GPUS["a100"]).splitlines()
+    if ": " in line and "{" not in line
+  )
+  assert fields["core_count"] == "108"
+  assert fields["fpus_per_core"] == "64"
+  assert fields["shared_memory_per_core"] == "167936"
+  assert fields["l2_cache_size"] == "41943040"
+  assert fields["device_memory_size"] == "85899345920"
+  assert fields["platform_name"] == '"CUDA"'
+  hopper = absent_gpus.target_config(absent_gpus.GPUS["h200"])
+  assert "cuda_compute_capability { major: 9 minor: 0 }" in hopper
+  for gpu in absent_gpus.GPUS.values():
+    assert meter.peak_of(gpu.name) is not None
+
+
+def test_eight_gpus_share_a_host(monkeypatch):
+  asked = []
+
+  def answer(**options):
+    asked.append(options["topology"])
+    return types.SimpleNamespace(devices=())
+
+  monkeypatch.setattr(absent_gpus.topologies, "get_topology_desc", answer)
+  for count in (1, 7, 8, 64):
+    absent_gpus.find_devices("h100", count)
+  assert asked == ["1x1x1", "1x1x7", "1x1x8", "1x8x8"]
+
+
 def test_gpus_that_are_not_here_need_the_plugin(monkeypatch):
   monkeypatch.setattr(absent_gpus, "_PLUGINS", ("jax_plugins.of_nobody",))
 
@@ -83,7 +116,7 @@ def test_gpus_that_are_not_here_need_the_plugin(monkeypatch):
 
 @pytest.mark.parametrize("devices", [1, 16])
 def test_a_step_is_planned_for_gpus_that_are_not_here(devices):
-  """Where JAX's CUDA plugin is installed."""
+  """Where JAX's CUDA plugin is: pip install 'jax[cuda13]'."""
   pytest.importorskip("jax_plugins.xla_cuda13")
   config = dataclasses.replace(TINY, mesh=MeshConfig(fsdp=devices))
   machine = plan.Machine(devices, 989.0, 0.4, "h100")

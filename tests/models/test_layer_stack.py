@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models as tiny
+from tiny_qwen3 import QWEN3
 
 from holorec_jax.decode.filters import live_nodes
 from holorec_jax.decode.search import make_search
@@ -98,19 +99,23 @@ def test_scanned_and_rematerialised_train_as_unrolled():
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_remat_goes_through_layers_again(scan):
+@pytest.mark.parametrize("backbone", [{}, QWEN3], ids=["t5", "qwen3"])
+def test_remat_goes_through_layers_again(backbone, scan):
   def products(remat):
-    model, params = tiny.make_model(SHORT, scan_layers=scan, remat=remat)
+    model, params = tiny.make_model(
+      SHORT, scan_layers=scan, remat=remat, **backbone
+    )
     objective = GeneratorObjective(model, LossConfig())
     gradient = jax.grad(objective.loss, has_aux=True)
     batch, codes = tiny.make_packed(SHORT), tiny.make_codes(SHORT)
     lowered = jax.jit(gradient).lower(params, batch, codes, None)
     return lowered.as_text().count("dot_general")
 
-  # An encoder layer has eight: four projections, two of the attention and two
-  # of the MLP, the last of which nothing needs. The decoder's come on top.
+  # A layer has eight or nine: four projections, two of the attention and two or
+  # three of the MLP, the last of which nothing needs. There are two layers, or
+  # one that histories and branches go through.
   assert products("layers") - products("none") >= 2 * 7
-  # Of both layers' attention the two products alone.
+  # Of the attention the two products alone.
   assert products("products") - products("none") == 2 * 2
 
 

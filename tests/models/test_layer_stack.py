@@ -98,9 +98,19 @@ def test_scanned_and_rematerialised_train_as_unrolled():
     assert_close(convert(changed), gradient, atol=1e-5)
 
 
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("backbone", [{}, QWEN3], ids=["t5", "qwen3"])
-def test_remat_goes_through_layers_again(backbone, scan):
+@pytest.mark.parametrize(
+  "backbone, scan, attentions",
+  [
+    ({}, False, 2),
+    ({}, True, 2),
+    # Nothing reads what the last layer makes of histories but its keys.
+    (QWEN3, False, 3),
+    # A loop's body counts once: of histories and of branches.
+    (QWEN3, True, 2),
+  ],
+  ids=["t5", "t5_scanned", "qwen3", "qwen3_scanned"],
+)
+def test_remat_goes_through_layers_again(backbone, scan, attentions):
   def products(remat):
     model, params = tiny.make_model(
       SHORT, scan_layers=scan, remat=remat, **backbone
@@ -111,12 +121,11 @@ def test_remat_goes_through_layers_again(backbone, scan):
     lowered = jax.jit(gradient).lower(params, batch, codes, None)
     return lowered.as_text().count("dot_general")
 
-  # A layer has eight or nine: four projections, two of the attention and two or
-  # three of the MLP, the last of which nothing needs. There are two layers, or
-  # one that histories and branches go through.
-  assert products("layers") - products("none") >= 2 * 7
+  # A layer has eight or nine products: four projections, two of the attention
+  # and two or three of the MLP, the last of which nothing needs.
+  assert products("layers") - products("none") >= attentions * 7
   # Of the attention the two products alone.
-  assert products("products") - products("none") == 2 * 2
+  assert products("products") - products("none") == attentions * 2
 
 
 def test_every_layer_drops_units_of_its_own():

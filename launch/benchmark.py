@@ -24,8 +24,8 @@ Suite `search`: users per second of search at --config's beam:
 Suite `utilization`: what share of the device's matrix products a whole training
 step of --config reaches, on its mesh and in its dtype, with its memory and what
 its time goes to, by a profile; over --items items (else a million):
-  --config=configs/pod/holorec_1b.py --config.mesh.fsdp=1
-  --config.input.targets_per_batch=4096
+  --config=configs/pod/holorec_1b.py:non_thinking --config.mesh.fsdp=1
+  --config.model.remat=products --config.input.targets_per_batch=4096
 Suite `scaling`: what a training step of --config's network costs by the size of
 the catalogue (--items, else 10^3 to 10^6) and by the length of the histories
 (--lengths, else 1 to 1,000 items); an SVG plot of both is put beside --out.

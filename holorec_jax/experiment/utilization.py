@@ -41,9 +41,9 @@ def measure(config: Config, items: int, repeats: int) -> timing.Result:
   Returns:
     One row in targets per second, with costs as in `timing` (FLOPs of the
     model), parameters, step_ms, mfu (of the data sheet's peak, where that is
-    known), peak_gib (of the process so far, where
-    the platform counts memory), compile_seconds and
-    profile, [[what, ms a step and device]] of the dearest operations.
+    known), peak_gib (of the process so far, where the platform counts memory),
+    compile_seconds and profile, [[what, ms a step and device]] of the dearest
+    operations.
 
   Raises:
     UserError: rows of one target, or several processes: neither is measured.

@@ -25,10 +25,10 @@ def shapes(**leaves):
 
 def test_all_devices_share_the_rows_unless_told_otherwise():
   mesh = sharding.make_mesh()
-  assert dict(mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+  assert dict(mesh.shape) == dict(data=8, fsdp=1, sequence=1, tensor=1)
   assert sharding.by_row(mesh).spec == P("data")
   assert sharding.row_shards(mesh) == 8
-  assert dict(MESH.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  assert dict(MESH.shape) == dict(data=2, fsdp=2, sequence=1, tensor=2)
   assert sharding.by_row(MESH).spec == P(("data", "fsdp"))
   assert sharding.row_shards(MESH) == 4
 
@@ -43,17 +43,12 @@ def test_rows_lie_in_order():
 @pytest.mark.parametrize(
   "shape, message",
   [
-    (dict(fsdp=3), "fsdp 3 x tensor 1, but there are 8 devices"),
-    (dict(fsdp=4, tensor=4), "fsdp 4 x tensor 4, but there are 8 devices"),
-    (
-      dict(data=3, fsdp=2),
-      "data 3 x fsdp 2 x tensor 1, but there are 8 devices",
-    ),
+    (dict(fsdp=3), "fsdp 3 x sequence 1 x tensor 1, but there are 8 devices"),
+    (dict(fsdp=4, tensor=4), "fsdp 4 x sequence 1 x tensor 4, but there are 8"),
+    (dict(data=3, fsdp=2), "data 3 x fsdp 2 x sequence 1 x tensor 1, but"),
     # Devices that nobody uses are a mistake, too.
-    (
-      dict(data=2, fsdp=2),
-      "data 2 x fsdp 2 x tensor 1, but there are 8 devices",
-    ),
+    (dict(data=2, fsdp=2), "data 2 x fsdp 2 x sequence 1 x tensor 1, but"),
+    (dict(sequence=3), "fsdp 1 x sequence 3 x tensor 1, but there are 8"),
     (dict(data=0), "config.mesh.data is 0"),
     (dict(tensor=0), "config.mesh.tensor is 0"),
   ],
@@ -170,3 +165,26 @@ def test_collectives_by_name_and_size():
   assert found["all-reduce"].bytes == 4
   alone = jax.jit(lambda x: x + 1).lower(args[0]).compile()
   assert sharding.collectives(alone) == {}
+
+
+def test_tokens_are_shared_out_and_gathered():
+  mesh = sharding.make_mesh(shape=MeshConfig(fsdp=2, sequence=2, tensor=2))
+  rows = sharding.put_rows(np.arange(32.0).reshape(2, 8, 2), mesh)
+
+  def run(x_BTD):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      assert sharding.tokens_are_split()
+      split = sharding.split_tokens({"x": x_BTD})["x"]
+      # Nothing can have a share of seven.
+      odd = sharding.split_tokens(x_BTD[:, :7])
+      return split, sharding.whole_tokens(split, 1), odd
+
+  split, whole, odd = jax.jit(run)(rows)
+  held = {shard.data.shape for shard in split.addressable_shards}
+  assert held == {(1, 4, 2)}
+  assert {shard.data.shape for shard in whole.addressable_shards} == {(1, 8, 2)}
+  for found in (split, whole):
+    np.testing.assert_array_equal(found, rows)
+  np.testing.assert_array_equal(odd, rows[:, :7])
+  assert not sharding.tokens_are_split()
+  assert sharding.split_tokens(rows) is rows

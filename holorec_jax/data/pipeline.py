@@ -60,7 +60,7 @@ class PipelineConfig:
       slots_per_row="[0, inf)",
       seed="[0, inf)",
     )
-    longest, buckets = self.max_history, self.length_buckets
+    longest = self.max_history
     if self.rows == "packed" and 0 < self.slots_per_row < longest:
       raise UserError(
         f"config.input.slots_per_row is {self.slots_per_row}, less than"
@@ -69,6 +69,10 @@ class PipelineConfig:
       )
     if self.rows != "one_target":
       return
+    self._check_buckets()
+
+  def _check_buckets(self):
+    longest, buckets = self.max_history, self.length_buckets
     if list(buckets) != sorted({b for b in buckets if b > 0}) or not buckets:
       raise UserError(
         f"config.input.length_buckets is {buckets}; expected lengths that grow"
@@ -79,6 +83,11 @@ class PipelineConfig:
         f"config.input.length_buckets ends at {buckets[-1]}; the last bucket"
         f" must be config.input.max_history = {longest}."
       )
+
+  @property
+  def packed_slots(self) -> int:
+    """Length of a packed row."""
+    return self.slots_per_row or self.max_history * -(-16 // self.max_history)
 
 
 class PackedBatches(grain.RandomAccessDataSource):
@@ -238,7 +247,7 @@ def batch_shape(config: PipelineConfig, devices: int) -> tuple[int, int]:
   """
   slots, rows = config.max_history, config.targets_per_batch
   if config.rows == "packed":
-    slots = config.slots_per_row or slots * -(-16 // slots)
+    slots = config.packed_slots
     rows = -(-config.targets_per_batch // slots)
   multiple = math.lcm(8, devices)
   return -(-rows // multiple) * multiple, slots

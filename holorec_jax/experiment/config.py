@@ -117,7 +117,7 @@ class Config:
         "config.input.rows='packed' trains all positions at once, which needs"
         " config.model.causal_history=True; or set input.rows='one_target'."
       )
-
+    self._check_sequence()
     if self.search.corp and "reg4rec" not in self.systems:
       raise UserError(
         "config.search.corp prunes the search of reg4rec, which"
@@ -139,6 +139,23 @@ class Config:
       raise UserError(
         "config.catalog.collisions='reassign' needs the quantizer that made the"
         " codes; with config.sids_path choose 'leaf' or 'extra_level'."
+      )
+
+  def _check_sequence(self):
+    parts, slots = self.mesh.sequence, self.input.packed_slots
+    if parts == 1:
+      return
+    if self.input.rows != "packed":
+      raise UserError(
+        f"config.mesh.sequence is {parts}, and shares the tokens of packed rows"
+        f" out; config.input.rows is {self.input.rows!r}: set it to 'packed',"
+        " or mesh.sequence to 1."
+      )
+    if slots % parts:
+      raise UserError(
+        f"config.mesh.sequence is {parts}, which does not divide the {slots}"
+        " slots of a row: choose a divisor, or set config.input.slots_per_row"
+        " to a multiple."
       )
 
   def beside_data(self, path: str) -> str:

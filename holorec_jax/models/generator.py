@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax import sharding
 from holorec_jax.codes import Codes
 from holorec_jax.models.backbones import BACKBONES
 from holorec_jax.models.config import GeneratorConfig
@@ -214,7 +215,7 @@ class Generator(nn.Module):
     if self.config.start == "bos":
       return bos_BND
     return bos_BND + jnp.take_along_axis(
-      states_BCD, final_token_BN[..., None], axis=1
+      sharding.whole_tokens(states_BCD, 1), final_token_BN[..., None], axis=1
     )
 
   def start(self, context: Context) -> DecodeState:
@@ -323,7 +324,8 @@ class Generator(nn.Module):
     self, context: Context, target_BNL: jax.Array, deterministic: bool = True
   ) -> list[LevelOutput]:
     """`__call__` on branches that are open, with the codes to feed."""
-    if self.thought is None:
+    # One pass lays steps one behind the other, across the devices of a row.
+    if self.thought is None and not sharding.tokens_are_split():
       return self._unroll_at_once(context, target_BNL, deterministic)
     state = self.start(context)
     outputs = []

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax import sharding
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.layer_stack import (
   init_layers,
@@ -113,7 +114,7 @@ class HistoryEncoder(nn.Module):
     # Without the barrier XLA on CPU looks every bias up once per user.
     relative_HCC = jax.lax.optimization_barrier(self.relative_bias(distance_CC))
     bias_BHCC = relative_HCC + attention.mask_to_bias(mask_BCC[:, None])
-    x_BCD = self.input_drop(x_BCD, deterministic)
+    x_BCD = self.input_drop(sharding.split_tokens(x_BCD), deterministic)
     if self.config.scan_layers:
       x_BCD = self._scan(x_BCD, bias_BHCC, deterministic)
     else:

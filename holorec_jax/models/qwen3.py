@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax import sharding
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.decoder import Context, DecodeState
 from holorec_jax.models.layer_stack import POLICIES, init_layers, scan_layers
@@ -172,6 +173,7 @@ class Qwen3(nn.Module):
     def attend(_, query_BCHK, own):
       return grouped_attention.attend_masked(query_BCHK, own, mask_BCC)
 
+    x_BCD = sharding.split_tokens(x_BCD)
     by = self._rotation(positions_within(segment_BC))
     each = None if self.config.scan_layers else (None,) * len(self.blocks)
     x_BCD, own = self._run(x_BCD, by, attend, each, deterministic, site=0)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax import sharding
 from holorec_jax.nn.layers import dense, matmul, scaled_normal
 
 NEGATIVE_BIAS = -1e9
@@ -58,15 +59,17 @@ def attend(
   query_BNHK: jax.Array, context: KeyValues, bias_BHNC: jax.Array
 ) -> jax.Array:
   """Attention of N queries to a context that they share -> (B, N, H, K)."""
+  key_BHKC = sharding.whole_tokens(context.key, axis=3)
+  value_BHCK = sharding.whole_tokens(context.value, axis=2)
   logits_BHNC = jnp.einsum(
     "bhnk,bhkc->bhnc",
     jnp.swapaxes(query_BNHK, 1, 2),
-    context.key,
+    key_BHKC,
     preferred_element_type=jnp.float32,
   )
   weights_BHNC = jax.nn.softmax(logits_BHNC + bias_BHNC, axis=-1)
   mixed_BHNK = jnp.einsum(
-    "bhnc,bhck->bhnk", weights_BHNC.astype(query_BNHK.dtype), context.value
+    "bhnc,bhck->bhnk", weights_BHNC.astype(query_BNHK.dtype), value_BHCK
   )
   return jnp.swapaxes(mixed_BHNK, 1, 2)
 
@@ -153,6 +156,7 @@ class Attention(nn.Module):
     taken back: that is cheaper where few queries read many states.
     """
     kernel = (self.d_model, self.num_heads, self.head_dim)
+    states_BCD = sharding.whole_tokens(states_BCD, 1)
     asked_BHND = jnp.einsum(
       "bnhk,dhk->bhnd", query_BNHK, self.key.kernel_DF.reshape(kernel)
     )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax import sharding
 from holorec_jax.nn.attention import Cache, KeyValues
 from holorec_jax.nn.layers import RMSNorm, dense
 from holorec_jax.nn.rotary import Rotation, rotate
@@ -22,8 +23,9 @@ def attend_masked(
 
   JAX's own, so that a platform's fused kernel can take its place.
   """
+  key_BCHK, value_BCHK = sharding.whole_tokens(own_BCHK, axis=1)
   return jax.nn.dot_product_attention(
-    query_BCHK, own_BCHK.key, own_BCHK.value, mask=mask_BCC[:, None]
+    query_BCHK, key_BCHK, value_BCHK, mask=mask_BCC[:, None]
   )
 
 
@@ -46,6 +48,7 @@ def attend_branches(
   Returns:
     (B, N, H, K).
   """
+  context = sharding.whole_tokens(context, axis=2)
   B, N, H, K = query_BNHK.shape
   kv_heads = context.key.shape[1]
   query_BNHGK = query_BNHK.reshape(B, N, kv_heads, H // kv_heads, K)

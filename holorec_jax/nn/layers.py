@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax import sharding
+
 RELATIVE_BUCKETS = 32
 RELATIVE_MAX_DISTANCE = 128
 
@@ -24,8 +26,11 @@ def matmul(x: jax.Array, kernel_DF: jax.Array) -> jax.Array:
   """(.., D) @ (D, F) as one product of two matrices.
 
   The gradient of a product with several leading axes makes XLA on CPU copy
-  its operands into another order; accelerators see no difference.
+  its operands into another order; accelerators see no difference. (Rows and
+  tokens that are both split over devices cannot become one axis.)
   """
+  if sharding.tokens_are_split():
+    return x @ kernel_DF
   flat = _product(x.reshape(-1, x.shape[-1]), kernel_DF)
   return flat.reshape(*x.shape[:-1], kernel_DF.shape[-1])
 

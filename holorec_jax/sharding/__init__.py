@@ -2,7 +2,8 @@
 
 Everything that places arrays goes through here.
 
-  mesh         axes data, fsdp, tensor; rows of a batch over data and fsdp
+  mesh         axes data, fsdp, sequence, tensor; rows over data and fsdp
+  tokens       those of a row over sequence
   rules        two tables, path of a parameter -> axes of its dimensions
   collectives  what a compiled program sends between devices
 """
@@ -29,6 +30,11 @@ from holorec_jax.sharding.rules import (
   path_name,
   shardings_like,
 )
+from holorec_jax.sharding.tokens import (
+  split_tokens,
+  tokens_are_split,
+  whole_tokens,
+)
 
 __all__ = [
   "STACKED",
@@ -47,4 +53,7 @@ __all__ = [
   "row_shards",
   "shardings_like",
   "split_rows",
+  "split_tokens",
+  "tokens_are_split",
+  "whole_tokens",
 ]

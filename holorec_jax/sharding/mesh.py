@@ -1,11 +1,17 @@
 """The mesh, and the rows of a batch on it.
 
-  data    copies of the model, each with rows of its own
-  fsdp    rows too, and a share of every parameter: gathered where it is used
-  tensor  the same rows, and a share of every matrix, attention head and code
+  data      copies of the model, each with rows of its own
+  fsdp      rows too, and a share of every parameter: gathered where it is used
+  sequence  the same rows, and a share of each row's tokens and branches
+  tensor    the same rows, and a share of every matrix, attention head and code
 
 Neighbours in the list of devices share a `tensor` group, the group that talks
-most; then comes `fsdp`.
+most; then come `sequence` and `fsdp`.
+
+Along `sequence` every device computes what its own tokens and branches ask, on
+keys and values of all of them, which attention gathers (`whole_tokens`). That
+pays where rows are so long that there are fewer of them than devices, or that
+one does not fit on a device.
 """
 
 import dataclasses
@@ -19,7 +25,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from holorec_jax.errors import UserError
 from holorec_jax.ranges import check_ranges
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "sequence", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +35,13 @@ class MeshConfig:
   Attributes:
     data: copies of the model; -1: as many as the devices allow.
     fsdp: shares that parameters and optimiser are stored in.
+    sequence: shares of a packed row's tokens and branches.
     tensor: shares that matrices are multiplied in.
   """
 
   data: int = -1
   fsdp: int = 1
+  sequence: int = 1
   tensor: int = 1
 
   def __post_init__(self):
@@ -42,6 +50,7 @@ class MeshConfig:
       "config.mesh",
       data="[-1, inf)",
       fsdp="[1, inf)",
+      sequence="[1, inf)",
       tensor="[1, inf)",
     )
     if self.data == 0:
@@ -50,23 +59,23 @@ class MeshConfig:
         " as the devices allow."
       )
 
-  def shape(self, devices: int) -> tuple[int, int, int]:
+  def shape(self, devices: int) -> tuple[int, ...]:
     """Sizes of the axes on so many devices.
 
     Raises:
       UserError: the axes do not use up all devices.
     """
-    inner = self.fsdp * self.tensor
+    inner = self.fsdp * self.sequence * self.tensor
     data = devices // inner if self.data == -1 else self.data
     if data * inner != devices:
       asked = {axis: getattr(self, axis) for axis in AXES}
       shown = " x ".join(f"{a} {n}" for a, n in asked.items() if n != -1)
       raise UserError(
         f"config.mesh asks for {shown}, but there are {devices} devices: choose"
-        " config.mesh.fsdp and config.mesh.tensor whose product divides that"
+        " config.mesh.fsdp, .sequence and .tensor whose product divides that"
         " number, and leave config.mesh.data at -1."
       )
-    return data, self.fsdp, self.tensor
+    return data, self.fsdp, self.sequence, self.tensor
 
 
 def make_mesh(

@@ -4,6 +4,7 @@ Parameters, their average and the optimiser's state are stored split over the
 mesh (`sharding.rules`); a step gathers what a layer needs where it needs it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -54,11 +55,21 @@ def init_state(
   return jax.jit(create, out_shardings=shardings)()
 
 
+def _split_branches(batch: Batch) -> Batch:
+  """Branches as their tokens (`sharding.tokens`); histories stay whole."""
+  leaves = (batch.last_BN, batch.target_BN, batch.weight_BN)
+  last_BN, target_BN, weight_BN = sharding.split_tokens(leaves)
+  return dataclasses.replace(
+    batch, last_BN=last_BN, target_BN=target_BN, weight_BN=weight_BN
+  )
+
+
 def _make_gradient(objective: Objective, dtype: Dtype, accumulate: int, mesh):
   """gradient(params, batch, codes, key) -> (gradient of the mean, metrics)."""
 
   def loss(params, batch, codes, key):
     params = sharding.constrain(cast(params, dtype))
+    batch = _split_branches(batch)
     return objective.loss(params, batch, codes, key)
 
   if accumulate == 1:

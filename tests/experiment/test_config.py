@@ -1,7 +1,8 @@
-"""Which workdirs a run is let into, and what it leaves there when it fails."""
+"""What a run is let into: configs that fit together, and workdirs."""
 
 import pytest
 
+from holorec_jax.data.pipeline import PipelineConfig
 from holorec_jax.errors import UserError
 from holorec_jax.experiment.config import (
   Config,
@@ -9,8 +10,23 @@ from holorec_jax.experiment.config import (
   load_config,
   remove_unused,
 )
+from holorec_jax.sharding import MeshConfig
 
 CONFIG = as_config_dict(Config())
+
+
+@pytest.mark.parametrize(
+  "rows, message",
+  [
+    (dict(rows="one_target"), "config.input.rows is 'one_target'"),
+    (dict(max_history=50), "does not divide the 50 slots of a row"),
+  ],
+)
+def test_rows_that_cannot_be_split_by_token(rows, message):
+  mesh = MeshConfig(sequence=4)
+  with pytest.raises(UserError, match=message):
+    Config(input=PipelineConfig(**rows), mesh=mesh)
+  assert Config(input=PipelineConfig(max_history=20), mesh=mesh)
 
 
 def test_a_file_is_no_workdir(tmp_path):

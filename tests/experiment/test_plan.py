@@ -50,14 +50,14 @@ def test_bytes_are_those_of_a_real_state():
   # Stored in four shares, but for what four does not divide.
   share = planned.parameter_bytes / (4 * planned.parameters)
   assert 0.25 <= share < 0.6
-  assert planned.mesh == {"data": 2, "fsdp": 4, "tensor": 1}
+  assert planned.mesh == dict(data=2, fsdp=4, sequence=1, tensor=1)
   assert planned.rows == batch_shape(config.input, 8)
   assert planned.collectives["all-gather"][0] > 0
   assert planned.flops > 6 * np.prod(planned.rows) * 1000
   assert planned.seconds == pytest.approx(planned.flops / (8 * 1e12))
   text = plan.describe(planned, MACHINE)
   assert f"parameters    {planned.parameters:,}" in text
-  assert "data 2 x fsdp 4 x tensor 1" in text
+  assert "data 2 x fsdp 4 x sequence 1 x tensor 1" in text
 
 
 def test_what_does_not_fit_is_said():

@@ -135,7 +135,9 @@ def check_traffic(name, step, params, mesh):
   """Nothing is gathered but parameters and the maxima of shares of codes.
 
   Of stacked layers one is gathered at a time. S2GR compares a branch with the
-  targets of the whole batch: their embeddings and codes, too.
+  targets of the whole batch: their embeddings and codes, too. Where rows are
+  split by token, every token's keys and values (or its state), and numbers of
+  tokens, are on all devices of the row.
   """
   sizes = set()
   if name == "s2gr":
@@ -148,9 +150,16 @@ def check_traffic(name, step, params, mesh):
   batch = make_batch(name)
   branches = batch.weight_BN.size // sharding.row_shards(mesh)
   maxima = 2 * branches * mesh.shape["tensor"]
+  kinds = {"all-gather"}
+  if mesh.shape["sequence"] > 1:
+    kinds |= {"all-to-all", "collective-permute"}
+    for tokens in (branches, branches * SYSTEMS[name][0]):
+      # Four or eight heads of a width of four, and states as wide as eight.
+      for width in (16, 32):
+        sizes |= {tokens * width, tokens * width // mesh.shape["tensor"]}
   for each in sharding.list_collectives(step):
     if each.kind != "all-reduce":
-      assert each.kind == "all-gather"
+      assert each.kind in kinds
       for shape in each.shapes:
         size = math.prod(shape)
         assert size in sizes or size <= maxima, each

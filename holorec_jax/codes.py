@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from holorec_jax import set_index
 from holorec_jax import tree as tree_lib
 from holorec_jax.catalog import Catalog
 from holorec_jax.neighbours import Neighbours
+from holorec_jax.set_index import SetIndex
 
 
 @struct.dataclass
@@ -21,6 +23,9 @@ class Codes:
       first 1 .. L identifying codes.
     continuations_ILX: packed bits of the codes that may come at each level
       (`tree.continuations`), for models with softmax="tree"; else None.
+    share_IX: float32 share of each item among the items that have the same
+      codes of each subset of the codebooks (`set_index.shares`), for models of
+      unordered codes; else None.
     neighbours: what search heeds beside the network; None: nothing.
   """
 
@@ -28,11 +33,15 @@ class Codes:
   fine_IL: jax.Array
   share_IL: jax.Array
   continuations_ILX: jax.Array | None = None
+  share_IX: jax.Array | None = None
   neighbours: Neighbours | None = None
 
 
 def device_codes(
-  catalog: Catalog, softmax: str, capacity: int | None = None
+  catalog: Catalog,
+  softmax: str,
+  capacity: int | None = None,
+  sets: SetIndex | None = None,
 ) -> Codes:
   """Puts the catalogue's codes on the default device.
 
@@ -40,6 +49,7 @@ def device_codes(
     catalog: the items.
     softmax: that losses are computed with; "tree" needs the continuations.
     capacity: length of the arrays, for catalogues that grow; None: the items.
+    sets: of the catalogue, for models of unordered codes.
   """
 
   def put(rows: np.ndarray) -> jax.Array:
@@ -59,5 +69,6 @@ def device_codes(
     fine_IL=put(catalog.codes_IL),
     share_IL=put(tree_lib.shares(catalog.tree)),
     continuations_ILX=continuations_ILX,
+    share_IX=None if sets is None else put(set_index.shares(sets)),
     neighbours=neighbours,
   )

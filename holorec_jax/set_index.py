@@ -135,6 +135,20 @@ def build_set_index(
   )
 
 
+def shares(index: SetIndex) -> np.ndarray:
+  """One over the items below each item's node of every subset.
+
+  Returns:
+    (I, 2^M) float32; 0 for items outside the index.
+  """
+  inside_I = index.node_IX[:, 0] >= 0
+  share_IX = np.zeros(index.node_IX.shape, np.float32)
+  for subset, node_I in enumerate(index.node_IX.T):
+    place_J = node_I[inside_I] - index.subset_start[subset]
+    share_IX[inside_I, subset] = 1.0 / np.bincount(place_J)[place_J]
+  return share_IX
+
+
 def _chosen(items: np.ndarray | None, num_items: int) -> np.ndarray:
   """Ascending int32 numbers of the items in the index."""
   if items is None:

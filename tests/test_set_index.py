@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from holorec_jax.errors import UserError
-from holorec_jax.set_index import build_set_index
+from holorec_jax.set_index import build_set_index, shares
 
 
 def test_literal_arrays():
@@ -24,6 +24,23 @@ def test_literal_arrays():
   assert index.first_item.tolist() == [0, 1]
   assert index.num_items.tolist() == [1, 2]
   assert index.largest_leaf == 2
+
+
+def test_shares_are_among_the_items_with_the_same_codes_of_a_subset():
+  index = build_set_index(
+    np.array([[1, 0], [0, 0], [1, 0], [0, 1]]), 2, np.arange(3)
+  )
+  third = np.float32(1 / 3)
+  # Of nothing, the first code, the second, both.
+  np.testing.assert_array_equal(
+    shares(index),
+    [
+      [third, 0.5, third, 0.5],
+      [third, 1, third, 1],
+      [third, 0.5, third, 0.5],
+      [0, 0, 0, 0],  # outside the index
+    ],
+  )
 
 
 @pytest.mark.parametrize(("codebooks", "codes"), [(2, 9), (3, 4), (5, 2)])

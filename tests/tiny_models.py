@@ -12,6 +12,7 @@ from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.generator import Generator
 from holorec_jax.models.thoughts import THOUGHTS
 from holorec_jax.neighbours import Neighbours
+from holorec_jax.set_index import build_set_index
 from holorec_jax.train.objective import init_params
 from holorec_jax.types import Batch
 
@@ -75,9 +76,12 @@ def make_neighbours(items: int, strength: float, floor: float) -> Neighbours:
   )
 
 
-def make_codes(catalog: Catalog) -> Codes:
-  """Its codes on device."""
-  return device_codes(catalog, "level")
+def make_codes(catalog: Catalog, unordered: bool = False) -> Codes:
+  """Its codes on device; of unordered ones with the shares of their sets."""
+  sets = None
+  if unordered:
+    sets = build_set_index(catalog.codes_IL, catalog.num_codes)
+  return device_codes(catalog, "level", sets=sets)
 
 
 def make_model(

@@ -116,7 +116,8 @@ class SetEngine:
     least = set_space.needs(index)
     if self._capacity is None or not self._capacity.holds(least):
       self._capacity = least.with_room(self.room)
-    codes = device_codes(catalog, "level", self._capacity.items)
+    sets = index if self.model.config.repeat_bias else None
+    codes = device_codes(catalog, "level", self._capacity.items, sets)
     share_I = catalog.log_share_I
     return codes, set_space.device_lattice(index, share_I, self._capacity)
 

@@ -17,7 +17,6 @@ from absl import logging
 
 from holorec_jax import artifacts, config_fields, sharding
 from holorec_jax.catalog import Catalog
-from holorec_jax.codes import device_codes
 from holorec_jax.data.windows import TargetWindows
 from holorec_jax.decode.engine import Engine, TreeEngine
 from holorec_jax.decode.recommender import Recommender
@@ -161,7 +160,7 @@ def _align(
     preference.seed,
   )
   ground = Ground(
-    device_codes(built, config.model.softmax),
+    system.codes(),
     system.engine.place(built)[1],
     make_tables(
       built.codes_IL, leaf_categories(data.dataset)[0], policy.ordered

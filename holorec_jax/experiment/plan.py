@@ -20,7 +20,6 @@ from jax.extend import backend
 from jax.sharding import Mesh, NamedSharding
 
 from holorec_jax import sharding
-from holorec_jax.codes import device_codes
 from holorec_jax.data.pipeline import batch_shape
 from holorec_jax.experiment import absent_gpus
 from holorec_jax.experiment.config import Config
@@ -124,10 +123,7 @@ def make_plan(config: Config, machine: Machine, items: int) -> Plan:
   system = make_system(config, built, config.systems[0])
   optimizer = make_optimizer(config.optim, total_steps=1000)
   state = _placed_state(system.objective, optimizer, mesh)
-  codes = _placed(
-    jax.eval_shape(lambda: device_codes(built, config.model.softmax)),
-    sharding.replicated(mesh),
-  )
+  codes = _placed(jax.eval_shape(system.codes), sharding.replicated(mesh))
   rows, slots = batch_shape(config.input, sharding.row_shards(mesh))
   batch = _placed(_batch(config, rows, slots), sharding.by_row(mesh))
   step = make_train_step(

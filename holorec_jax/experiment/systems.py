@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from holorec_jax.catalog import Catalog
+from holorec_jax.codes import Codes, device_codes
 from holorec_jax.decode.engine import Engine, TreeEngine
 from holorec_jax.decode.ranking import RankingEngine
 from holorec_jax.decode.set_search import SetEngine
@@ -21,6 +22,7 @@ from holorec_jax.models.config import Thought
 from holorec_jax.models.generator import Generator
 from holorec_jax.models.sasrec import SasRec
 from holorec_jax.models.set_generator import SetGenerator
+from holorec_jax.set_index import SetIndex
 from holorec_jax.train.objective import GeneratorObjective, Objective
 from holorec_jax.train.s2gr_loss import S2grObjective
 from holorec_jax.train.sasrec_loss import SasRecObjective
@@ -34,12 +36,14 @@ class System:
   Attributes:
     objective: what is trained.
     engine: how it is searched.
+    codes: makes what the objective reads of the catalogue.
     generator: the model, where it decodes the levels of a code string one by
       one and can be asked for its thoughts.
   """
 
   objective: Objective
   engine: Engine
+  codes: Callable[[], Codes]
   generator: Generator | None = None
 
 
@@ -52,6 +56,13 @@ def _generator(
     num_codes=built.num_codes,
     num_aligned=built.sids_IRL.shape[1] - 1 if aligned else 0,
   )
+
+
+def _codes(
+  config: Config, built: Catalog, sets: SetIndex | None = None
+) -> Callable[[], Codes]:
+  softmax = config.model.softmax
+  return functools.partial(device_codes, built, softmax, sets=sets)
 
 
 def make_holorec(
@@ -67,6 +78,7 @@ def make_holorec(
   return System(
     GeneratorObjective(model, config.loss),
     TreeEngine(model, config.search.room),
+    _codes(config, built),
     model,
   )
 
@@ -80,6 +92,7 @@ def make_s2gr(config: Config, built: Catalog, meaning: Meaning) -> System:
   return System(
     S2grObjective(model, config.s2gr, cluster_LV),
     TreeEngine(model, config.search.room),
+    _codes(config, built),
     model,
   )
 
@@ -95,8 +108,10 @@ def make_reg4rec(config: Config, built: Catalog, meaning: Meaning) -> System:
   engine = SetEngine(
     model, config.search.room, config.reg4rec.order, meaning.category_LV
   )
-  index = index_of(built) if config.model.softmax == "tree" else None
-  return System(SetObjective(model, config.reg4rec, index), engine)
+  index = index_of(built)
+  objective = SetObjective(model, config.reg4rec, index)
+  sets = index if config.model.repeat_bias else None
+  return System(objective, engine, _codes(config, built, sets))
 
 
 def make_sasrec(config: Config, built: Catalog, meaning: Meaning) -> System:
@@ -104,7 +119,9 @@ def make_sasrec(config: Config, built: Catalog, meaning: Meaning) -> System:
   del meaning
   model = SasRec(config.sasrec, built.num_items)
   return System(
-    SasRecObjective(model, config.sasrec_loss), RankingEngine(model)
+    SasRecObjective(model, config.sasrec_loss),
+    RankingEngine(model),
+    _codes(config, built),
   )
 
 

@@ -16,7 +16,6 @@ from holorec_jax import (
   processes,
   sharding,
 )
-from holorec_jax.codes import device_codes
 from holorec_jax.data import pipeline
 from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
@@ -200,9 +199,7 @@ def _train_system(
       f"valid/{key}": value for key, value in metrics.summarise(ranks_U).items()
     }
 
-  codes = jax.device_put(
-    device_codes(built, config.model.softmax), sharding.replicated(mesh)
-  )
+  codes = jax.device_put(system.codes(), sharding.replicated(mesh))
   loop.train(
     loop.Task(
       system.objective,

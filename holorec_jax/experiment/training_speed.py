@@ -19,7 +19,6 @@ import numpy as np
 from tqdm import tqdm
 
 from holorec_jax import catalog, sharding
-from holorec_jax.codes import device_codes
 from holorec_jax.data import pipeline, splits
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import ceiling, timing
@@ -107,10 +106,7 @@ class Trainee:
     self._state = init_state(
       system.objective, optimizer, config.train.seed, mesh
     )
-    self._codes = jax.device_put(
-      device_codes(self.catalog, config.model.softmax),
-      sharding.replicated(mesh),
-    )
+    self._codes = jax.device_put(system.codes(), sharding.replicated(mesh))
     self._mesh = mesh
     self._step: Any = make_train_step(
       system.objective,

@@ -62,12 +62,15 @@ class DecodeState:
     step: number of the next step; likewise.
     match_BNT: the visible history items whose codes begin with the codes that
       the branch was fed; None without repeat bias.
+    chosen_BN: int32, of unordered codes: the codebooks whose codes the branch
+      was fed, codebook r is bit r; None where none was, and of levels.
   """
 
   caches: tuple[Cache, ...]
   positions: tuple[int | jax.Array, ...]
   step: int | jax.Array
   match_BNT: jax.Array | None = None
+  chosen_BN: jax.Array | None = None
 
   def spread(self, beams: int, spare: int) -> "DecodeState":
     """From one branch a user to many beams, with `spare` empty slots each.

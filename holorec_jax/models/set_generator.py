@@ -35,7 +35,7 @@ from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.decoder import Context, DecodeState, StepDecoder
 from holorec_jax.models.generator import sight
 from holorec_jax.models.history import HistoryEncoder
-from holorec_jax.models.repeats import RepeatBias
+from holorec_jax.models.repeats import RepeatBias, Repeats
 from holorec_jax.nn import attention
 from holorec_jax.nn.layers import RelativeBias, matmul, scaled_normal
 from holorec_jax.types import Batch
@@ -178,12 +178,12 @@ class SetGenerator(nn.Module):
       bias_BHNT += jnp.moveaxis(self.cross_bias(distance_BNT), 0, 1)
     repeats = None
     if self.config.repeat_bias:
-      codes_BTL = jnp.tile(codes.fine_IL[item_BT], self.num_codebooks)
+      if codes.share_IX is None:
+        raise ValueError("a repeat bias on code sets needs codes with share_IX")
       # A branch without a history is in segment 0, that of the empty slots.
       repeats = self.repeat_bias.open(
-        codes_BTL,
-        # Shares would depend on the set so far: a matching item counts as one.
-        jnp.ones(codes_BTL.shape),
+        codes.fine_IL[item_BT],
+        codes.share_IX[item_BT],
         visible_BNT & (segment_BT[:, None] > 0),
         distance_BNT,
       )
@@ -218,29 +218,40 @@ class SetGenerator(nn.Module):
     Returns:
       The new state and float32 logits (B, N, M, V) of all codebooks.
     """
-    size, repeats = state.step, context.repeats
+    size = state.step
     if codebook_BN is None or code_BN is None:
       x_BND = context.start_BND
-      match_BNT = None if repeats is None else repeats.visible_BNT
     else:
       x_BND = self.embed(codebook_BN, code_BN)
-      match_BNT = state.match_BNT
-    if repeats is not None and code_BN is not None:
-      assert match_BNT is not None  # the first step has left it
-      row_B1 = jnp.arange(code_BN.shape[0])[:, None]
-      codes_BNT = repeats.codes_LBT[codebook_BN, row_B1]
-      match_BNT &= codes_BNT == code_BN[..., None]
-    state = dataclasses.replace(state, match_BNT=match_BNT)
+    if context.repeats is not None:
+      state = self._follow(state, context.repeats, codebook_BN, code_BN)
     h_BND, state = self.decoder.step(x_BND, state, context, deterministic)
     logits_BNMV = self._logits(h_BND)
-    if repeats is not None:
-      logits_BNMV += self._repeat_bias(repeats, match_BNT, size)
+    if context.repeats is not None:
+      logits_BNMV += self._repeat_bias(context.repeats, state, size)
     return state, logits_BNMV
 
-  def _repeat_bias(self, repeats, match_BNT, size) -> jax.Array:
-    """Of all codebooks' codes, given the items that have all codes so far."""
+  def _follow(
+    self, state: DecodeState, repeats: Repeats, codebook_BN, code_BN
+  ) -> DecodeState:
+    """The state with what the code chosen last leaves of the history."""
+    match_BNT, chosen_BN = state.match_BNT, state.chosen_BN
+    if match_BNT is None or chosen_BN is None:
+      match_BNT = repeats.visible_BNT
+      chosen_BN = jnp.zeros(match_BNT.shape[:2], jnp.int32)
+    else:
+      row_B1 = jnp.arange(len(match_BNT))[:, None]
+      codes_BNT = repeats.codes_LBT[codebook_BN, row_B1]
+      match_BNT &= codes_BNT == code_BN[..., None]
+      chosen_BN |= 1 << codebook_BN
+    return dataclasses.replace(state, match_BNT=match_BNT, chosen_BN=chosen_BN)
+
+  def _repeat_bias(self, repeats: Repeats, state: DecodeState, size):
+    """Of all codebooks' codes, (B, N, M, V), after `size` codes."""
     biases = [
-      self.repeat_bias(repeats, match_BNT, size * self.num_codebooks + codebook)
+      self.repeat_bias.of_codebook(
+        repeats, state.match_BNT, state.chosen_BN, size, codebook
+      )
       for codebook in range(self.num_codebooks)
     ]
     return jnp.stack(biases, axis=-2)

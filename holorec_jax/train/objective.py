@@ -55,7 +55,12 @@ def _init(model: Any, key: jax.Array) -> dict:
   one = jnp.zeros((1, 1), jnp.int32)
   batch = Batch(one, one + 1, one, one, one.astype(jnp.float32))
   fine_IL = jnp.zeros((1, model.num_levels), jnp.int32)
-  codes = Codes(fine_IL[:, None], fine_IL, fine_IL.astype(jnp.float32))
+  codes = Codes(
+    sids_IRL=fine_IL[:, None],
+    fine_IL=fine_IL,
+    share_IL=fine_IL.astype(jnp.float32),
+    share_IX=jnp.zeros((1, 1 << model.num_levels)),
+  )
   return model.init(key, batch, codes)["params"]
 
 

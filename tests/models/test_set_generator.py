@@ -24,7 +24,7 @@ from holorec_jax.types import Batch
 
 RICH = dict(start="last", cross_bias=True, repeat_bias=True)
 CATALOG = tiny.make_catalog(30, levels=3, codes=6)
-CODES = tiny.make_codes(CATALOG)
+CODES = tiny.make_codes(CATALOG, unordered=True)
 CONFIG = SetLossConfig(label_smoothing=0.1)
 
 

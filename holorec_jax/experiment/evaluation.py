@@ -4,6 +4,7 @@ It writes report.html, examples.json, ranks.npz (`results.flat_ranks`) and, at
 last, results.json.
 """
 
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -36,6 +37,25 @@ SHOWN_USERS = 3
 SHOWN_ITEMS = 3
 
 
+@dataclasses.dataclass
+class _Answers:
+  """What the systems say.
+
+  Attributes:
+    lists: system -> split -> lists.
+    accuracy: label -> accuracy of each level, of systems that have levels.
+    search_ms: system -> milliseconds a test user.
+    examples: of the first system.
+  """
+
+  lists: dict[str, dict[str, targets.Lists]] = dataclasses.field(
+    default_factory=dict
+  )
+  accuracy: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+  search_ms: dict[str, float] = dataclasses.field(default_factory=dict)
+  examples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
 def evaluate(config: Config, workdir: pathlib.Path) -> None:
   """Searches for all users, measures, and writes the report."""
   data = preparation.load_data(config, workdir)
@@ -58,22 +78,21 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     "test": targets.from_positions(data.dataset, data.split.test),
     "valid": targets.from_positions(data.dataset, data.split.valid),
   }
-  systems: dict[str, dict[str, targets.Lists]] = {}
-  accuracy: dict[str, list[float]] = {}
-  search_ms: dict[str, float] = {}
-  shown: list[dict[str, Any]] = []
+  answers = _Answers()
   for name in config.systems:
     recommender, probe = training.load_recommender(
       config, workdir, data, built, name, steps[name]
     )
-    systems[name], search_ms[name] = _search(
+    answers.lists[name], answers.search_ms[name] = _search(
       recommender, rows, name, config.search.batch
     )
     if probe is not None:
-      accuracy[f"fine codes, {name}"] = probe.level_accuracy(
+      answers.accuracy[f"fine codes, {name}"] = probe.level_accuracy(
         training.histories_of(rows["valid"]), rows["valid"].items_U
       )
-    shown = shown or _examples(data, built, recommender, probe, rows["test"])
+    answers.examples = answers.examples or _examples(
+      data, built, recommender, probe, rows["test"]
+    )
   floors = {}
   if config.baselines:
     floors = baselines.baseline_lists(
@@ -81,7 +100,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     )
   preparation.record_seconds(workdir, "evaluate", began)
   tree = results.build(
-    systems,
+    answers.lists,
     floors,
     rows,
     splits.train_item_counts(data.dataset, data.split),
@@ -90,12 +109,12 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     | training.train_seconds(config, workdir),
   ) | {
     "parameters": {
-      name: _count_parameters(config, built, name) for name in systems
+      name: _count_parameters(config, built, name) for name in config.systems
     },
-    "search_ms_per_user": search_ms,
+    "search_ms_per_user": answers.search_ms,
   }
-  _write_report(config, workdir, data, built, tree, accuracy, shown)
-  ranks = results.flat_ranks(systems, floors, rows, built.codes_IL)
+  _write_report(config, workdir, data, built, tree, answers)
+  ranks = results.flat_ranks(answers.lists, floors, rows, built.codes_IL)
   with artifacts.atomic_file(ranks_path) as file:
     np.savez_compressed(file, **ranks)  # type: ignore[arg-type]
   # Last, since it says that the evaluation is finished.
@@ -167,8 +186,7 @@ def _write_report(
   data: Data,
   built: Catalog,
   tree: dict[str, Any],
-  accuracy: dict[str, list[float]],
-  shown: list[dict[str, Any]],
+  answers: _Answers,
 ) -> None:
   resolved = artifacts.read_json(workdir / "config.json")
   counts = tree["counts"]
@@ -193,13 +211,13 @@ def _write_report(
       curves=_curves(config, workdir),
       health=artifacts.read_json(workdir / "sids" / "health.json"),
       sids_IRL=built.sids_IRL,
-      accuracy=accuracy,
-      examples=shown,
+      accuracy=answers.accuracy,
+      examples=answers.examples,
       commands=["python " + shlex.join(sys.argv)],
     )
   )
   artifacts.write_text(workdir / "report.html", page)
-  artifacts.write_json(workdir / "examples.json", shown)
+  artifacts.write_json(workdir / "examples.json", answers.examples)
 
 
 def _curves(config: Config, workdir: pathlib.Path) -> list[dict[str, Any]]:

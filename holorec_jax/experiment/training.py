@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh
 
 from holorec_jax import (
   artifacts,
@@ -176,6 +177,27 @@ def _train_system(
     source.batches_per_epoch,
     100 * source.padding_share,
   )
+  loop.train(
+    loop.Task(
+      system.objective,
+      source,
+      jax.device_put(system.codes(), sharding.replicated(mesh)),
+      _make_validate(config, data, built, system, mesh),
+      mesh,
+      config.optim,
+      config.train,
+      folder,
+      name,
+      profile,
+      _find_initial(config, system, name),
+    )
+  )
+
+
+def _make_validate(
+  config: Config, data: Data, built: catalog.Catalog, system: System, mesh: Mesh
+) -> Callable[[dict], dict[str, float]]:
+  """validate(averaged parameters, as training stores them) -> metrics."""
   rows = sample_valid(config, data)
   own = rows.take(processes.own_rows(len(rows)))
   recommender = Recommender(
@@ -199,22 +221,7 @@ def _train_system(
       f"valid/{key}": value for key, value in metrics.summarise(ranks_U).items()
     }
 
-  codes = jax.device_put(system.codes(), sharding.replicated(mesh))
-  loop.train(
-    loop.Task(
-      system.objective,
-      source,
-      codes,
-      validate,
-      mesh,
-      config.optim,
-      config.train,
-      folder,
-      name,
-      profile,
-      _find_initial(config, system, name),
-    )
-  )
+  return validate
 
 
 def _find_initial(

@@ -117,6 +117,32 @@ def split_steps(own: KeyValues, steps: int) -> tuple[KeyValues, ...]:
   return tuple(map(KeyValues, keys, jnp.split(own.value, steps, axis=1)))
 
 
+def _attend_steps(
+  bias_BHNC, bias_S, steps: int, each, query_BXHK: jax.Array, own: KeyValues
+) -> jax.Array:
+  """Every step's branches read the context and the slots so far.
+
+  Args:
+    bias_BHNC: of the context.
+    bias_S: which slots are filled, those of the steps included.
+    steps: how many lie one behind the other.
+    each: the layer's context, and its slots of steps before these.
+    query_BXHK: of the steps.
+    own: their keys and values.
+  """
+  context, cache = each
+  mixed = []
+  for query_BNHK, slot in zip(
+    jnp.split(query_BXHK, steps, axis=1), split_steps(own, steps)
+  ):
+    cache = (*cache, slot)
+    seen = (cache, bias_S[: len(cache)])
+    mixed.append(
+      grouped_attention.attend_branches(query_BNHK, context, bias_BHNC, *seen)
+    )
+  return jnp.concatenate(mixed, axis=1)
+
+
 class Qwen3(nn.Module):
   """The stack: embedded histories in, one vector a branch in, states out."""
 
@@ -222,21 +248,7 @@ class Qwen3(nn.Module):
       jnp.concatenate([first_BN + p for p in positions[-steps:]], axis=1)
     )
 
-    def attend(each, query_BXHK, own):
-      kv, cache = each
-      mixed = []
-      for query_BNHK, slot in zip(
-        jnp.split(query_BXHK, steps, axis=1), split_steps(own, steps)
-      ):
-        cache = (*cache, slot)
-        seen = (cache, bias_S[: len(cache)])
-        mixed.append(
-          grouped_attention.attend_branches(
-            query_BNHK, kv, context.bias_BHNC, *seen
-          )
-        )
-      return jnp.concatenate(mixed, axis=1)
-
+    attend = functools.partial(_attend_steps, context.bias_BHNC, bias_S, steps)
     each: Any
     if self.config.scan_layers:
       (slots,) = state.caches

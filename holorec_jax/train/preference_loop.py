@@ -105,7 +105,6 @@ def align(
   optimizer = make_optimizer_like(optim_config, config)
   reference = jax.device_put(reference, sharding.replicated(mesh))
   state = start_state(reference, optimizer, mesh)
-  draw = _make_draw(objective, reference, windows, ground, mesh, dtype)
   # Of experience on its ground, where others are of a batch and its codes.
   step_objective: Any = objective
   update = make_train_step(
@@ -115,6 +114,11 @@ def align(
     config.seed,
     optim_config.average_decay,
     dtype,
+  )
+  rounds = _Rounds(
+    config,
+    _make_draw(objective, reference, windows, ground, mesh, dtype),
+    lambda state, experience: update(state, experience, ground),
   )
   with Checkpointer(folder / "checkpoints", last=1) as saver:
     restored, progress, done = saver.restore(state), Progress(), 0
@@ -145,24 +149,45 @@ def align(
 
       if restored is None:
         measure(0)
-      every = config.updates_per_validation
-      pending = None
       while not progress.finished:
-        batches = draw(state.params, done)
-        for number in range(config.updates_per_round):
-          state, metrics = update(state, batches[number % len(batches)], ground)
-          done += 1
-          # One step late: the device is busy while the host reads.
-          if pending is not None:
-            reporter.add(done - 1, pending)
-          pending = metrics
-        if done % every == 0 or done == config.steps:
-          assert pending is not None  # as a round has an update
-          reporter.add(done, pending)
-          pending = None
-          reporter.flush(done)
-          measure(done)
+        state, done = rounds.run(state, done, reporter)
+        measure(done)
   return progress
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rounds:
+  """Draws and updates, from one validation to the next.
+
+  Attributes:
+    config: how many of each.
+    draw: (params, step) -> the batches of the round that begins at a step.
+    update: (state, batch) -> (state, metrics).
+  """
+
+  config: PreferenceConfig
+  draw: Callable[[dict, int], list[Experience]]
+  update: Callable[[TrainState, Experience], tuple[TrainState, Any]]
+
+  def run(
+    self, state: TrainState, done: int, reporter: Reporter
+  ) -> tuple[TrainState, int]:
+    """Whole rounds until it is time to validate; state and steps done."""
+    config, pending = self.config, None
+    while True:
+      batches = self.draw(state.params, done)
+      for number in range(config.updates_per_round):
+        state, metrics = self.update(state, batches[number % len(batches)])
+        done += 1
+        # One step late: the device is busy while the host reads.
+        if pending is not None:
+          reporter.add(done - 1, pending)
+        pending = metrics
+      if done % config.updates_per_validation == 0 or done == config.steps:
+        assert pending is not None  # as a round has an update
+        reporter.add(done, pending)
+        reporter.flush(done)
+        return state, done
 
 
 def _make_draw(

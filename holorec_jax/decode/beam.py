@@ -263,7 +263,8 @@ def _leaf_items(beams: Beams, space: Space, k: int):
     allowed_BMG = filters.mask_items(space.masks.lists, item_BMG, allowed_BMG)
   score_BMG = beams.score_BM[..., None] + tree.log_share_I[item_BMG]
   if space.evidence is not None and G > 1:
-    score_BMG += space.evidence.of_items(beams.holder_BE, item_BMG)
+    share_BM = space.evidence.of_leaves(beams.holder_BE, M)
+    score_BMG += space.evidence.of_items(share_BM, item_BMG)
   score_BMG = jnp.where(allowed_BMG, score_BMG, DEAD)
   score_BK, index_BK = top_k(score_BMG.reshape(B, -1), min(k, M * G))
   item_BK = take(item_BMG.reshape(B, -1), index_BK)

@@ -72,13 +72,52 @@ class Evidence:
     W = parent_BW.shape[1]
     return jnp.where(here_BEW.any(-1), here_BEW.argmax(-1), W)
 
-  def of_items(self, holder_BE: jax.Array, item_BMG: jax.Array) -> jax.Array:
-    """What an item adds to the score of its leaf, (B, M, G) float32."""
-    M = item_BMG.shape[1]
-    share_BM = _add_up(self.share_BE, holder_BE, M)
+  def of_codebook(
+    self, held_BME: jax.Array, codebook_BM: jax.Array, num_codes: int
+  ) -> jax.Array:
+    """What the next of unordered codes adds to sets' scores, (B, M, V) float32.
+
+    Args:
+      held_BME: bool, which items have all codes of each set.
+      codebook_BM: whose turn it is.
+      num_codes: V.
+    """
+    code_BME = self._codes_of(codebook_BM)
+    share_BME = jnp.where(held_BME, self.share_BE[:, None], 0.0)
+    add_up = jax.vmap(lambda share, code: _add_up(share, code, num_codes))
+    share_BMV = add_up(share_BME, code_BME)
+    return self.log_odds(share_BMV, share_BMV.sum(axis=-1, keepdims=True))
+
+  def keep(
+    self, held_BME: jax.Array, codebook_BM: jax.Array, code_BM: jax.Array
+  ) -> jax.Array:
+    """Of the items with a set's codes those that have one more, (B, M, E)."""
+    return held_BME & (self._codes_of(codebook_BM) == code_BM[..., None])
+
+  def _codes_of(self, codebook_BM: jax.Array) -> jax.Array:
+    """The items' codes of a codebook for each set, (B, M, E)."""
+    assert self.codes_LBE is not None
+    row_B1 = jnp.arange(codebook_BM.shape[0])[:, None]
+    return self.codes_LBE[codebook_BM, row_B1]
+
+  def of_items(self, share_BM: jax.Array, item_BMG: jax.Array) -> jax.Array:
+    """What an item adds to the score of its leaf, (B, M, G) float32.
+
+    Args:
+      share_BM: of the leaves (`of_leaves`, `of_sets`).
+      item_BMG: their items.
+    """
     same_BMGE = item_BMG[..., None] == self.item_BE[:, None, None]
     share_BMG = jnp.where(same_BMGE, self.share_BE[:, None, None], 0).sum(-1)
     return self.log_odds(share_BMG, share_BM[..., None])
+
+  def of_leaves(self, holder_BE: jax.Array, beams: int) -> jax.Array:
+    """Shares (B, M) of what each beam holds."""
+    return _add_up(self.share_BE, holder_BE, beams)
+
+  def of_sets(self, held_BME: jax.Array) -> jax.Array:
+    """Shares (B, M) of the items that have all codes of each set."""
+    return jnp.where(held_BME, self.share_BE[:, None], 0.0).sum(axis=-1)
 
   def of_range(self, start: jax.Array, size: int) -> jax.Array:
     """What is added to `size` items from `start` on, (B, size) float32."""

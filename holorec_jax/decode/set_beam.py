@@ -4,7 +4,8 @@ Source: REG4Rec (arXiv 2508.15308); the design's methods 3.2, 3.4 and 3.5. A
 path is a set of codes in the order in which they were chosen. Its score is the
 sum of log p(code | codebook, codes chosen before), each a softmax over one
 codebook's codes, all or those that the lattice has, as training has it; the
-item's is that plus the log of its share of the leaf. Only codes that lead to an
+item's is that plus the log of its share of the leaf, and what neighbours of the
+history say for it (`evidence`) if they are heeded. Only codes that lead to an
 allowed item are tried, which changes no score. The orders:
 
   confident  CRSS: every path goes on with its most confident unused codebook
@@ -32,6 +33,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from holorec_jax.decode.beam import DEAD, reorder, take, take_rows, top_k
+from holorec_jax.decode.evidence import Evidence
 from holorec_jax.decode.set_space import Lattice, SetLive, SetMasks
 from holorec_jax.models.set_generator import next_codebook, restrict
 
@@ -49,12 +51,15 @@ class Paths:
     score_BN: float32 sum of log-probabilities; -inf marks a dead slot.
     token_BNM: int32 tokens in the order of their choice, then -1.
     agree_BN: int32 adjacent codes of equal category, for CORP.
+    held_BNE: bool, which items of the evidence have all codes of each set;
+      E = 0 without evidence.
   """
 
   node_BN: jax.Array
   score_BN: jax.Array
   token_BNM: jax.Array
   agree_BN: jax.Array
+  held_BNE: jax.Array
 
 
 @struct.dataclass
@@ -63,7 +68,8 @@ class FoundSets:
 
   Attributes:
     item_BK: int32 items; -1 where no further one is allowed or found.
-    score_BK: float32 log-probabilities; -inf where no item.
+    score_BK: float32 log-probabilities, and what evidence adds; -inf where no
+      item.
     token_BKM: int32 codebook * V + code of each item, in the order in which
       the path chose them.
   """
@@ -87,6 +93,8 @@ class SetSpace:
     live: what is available of it.
     masks: what the requests leave of that; None without requests' lists.
     category_X: int32 category of every token, for CORP; None: no pruning.
+    evidence: on items, beside the network's word; None: there is none. It
+      needs an order of the codebooks.
     order: of the codebooks.
     over_lattice: share a codebook's probability among the codes that continue
       the chosen ones to an item of the catalogue, instead of all codes.
@@ -96,6 +104,7 @@ class SetSpace:
   live: SetLive
   masks: SetMasks | None = None
   category_X: jax.Array | None = None
+  evidence: Evidence | None = None
   order: SearchOrder = struct.field(pytree_node=False, default="confident")
   over_lattice: bool = struct.field(pytree_node=False, default=False)
 
@@ -170,11 +179,11 @@ def _expand(
     turn_BN = next_codebook(logits_BNMV, ~used_BNM, space.order)
     allowed_BNF &= token_BNF // V == turn_BN[..., None]
   log_prob_BNX = jax.nn.log_softmax(logits_BNMV, axis=-1).reshape(B, N, M * V)
-  score_BNF = jnp.where(
-    allowed_BNF,
-    paths.score_BN[..., None] + take(log_prob_BNX, token_BNF),
-    DEAD,
-  )
+  gain_BNF = take(log_prob_BNX, token_BNF)
+  if space.evidence is not None:
+    added_BNV = space.evidence.of_codebook(paths.held_BNE, turn_BN, V)
+    gain_BNF += take(added_BNV, token_BNF % V)
+  score_BNF = jnp.where(allowed_BNF, paths.score_BN[..., None] + gain_BNF, DEAD)
   rank_BNF, agree_BNF = score_BNF, None
   if space.category_X is not None and step > 0:
     agree_BNF = _agreement(space, paths, token_BNF, step)
@@ -198,11 +207,16 @@ def _expand(
     alive_BW &= (2 * agree_BW >= step) | (jnp.arange(width) < k)
   parent_BW = place_BW // F
   token_BWM = take_rows(paths.token_BNM, parent_BW)
+  new_BW = chosen(token_BNF)
+  held_BWE = take_rows(paths.held_BNE, parent_BW)
+  if space.evidence is not None:
+    held_BWE = space.evidence.keep(held_BWE, new_BW // V, new_BW % V)
   return Paths(
     node_BN=jnp.where(alive_BW, child(place_BW), 0),
     score_BN=jnp.where(alive_BW, chosen(score_BNF), DEAD),
-    token_BNM=token_BWM.at[..., step].set(chosen(token_BNF)),
+    token_BNM=token_BWM.at[..., step].set(new_BW),
     agree_BN=agree_BW,
+    held_BNE=held_BWE,
   ), parent_BW
 
 
@@ -220,6 +234,9 @@ def _leaf_items(space: SetSpace, paths: Paths, k: int) -> FoundSets:
   if space.masks is not None:
     allowed_BNG &= space.masks.keep_items(item_BNG)
   score_BNG = paths.score_BN[..., None] + lattice.log_share_I[item_BNG]
+  if space.evidence is not None:
+    share_BN = space.evidence.of_sets(paths.held_BNE)
+    score_BNG += space.evidence.of_items(share_BN, item_BNG)
   score_BX = jnp.where(allowed_BNG, score_BNG, DEAD).reshape(B, -1)
   score_BK, place_BK = top_k(score_BX, min(k, score_BX.shape[1]))
   missing = ((0, 0), (0, k - score_BK.shape[1]))
@@ -248,11 +265,13 @@ def set_search(
   """
   state, logits_BNMV = decode(state, None)
   B, _, M, _ = logits_BNMV.shape
+  E = 0 if space.evidence is None else space.evidence.item_BE.shape[1]
   paths = Paths(
     node_BN=jnp.zeros((B, 1), jnp.int32),
     score_BN=jnp.zeros((B, 1), jnp.float32),
     token_BNM=jnp.full((B, 1, M), -1, jnp.int32),
     agree_BN=jnp.zeros((B, 1), jnp.int32),
+    held_BNE=jnp.ones((B, 1, E), bool),
   )
   paths, _ = _expand(space, paths, logits_BNMV, 0, beam, k)
   # Unrolled: every step has a fan-out of its own, and they are few.

@@ -13,7 +13,7 @@ import numpy as np
 
 from holorec_jax.catalog import Catalog
 from holorec_jax.codes import Codes, device_codes
-from holorec_jax.decode import set_space
+from holorec_jax.decode import evidence, set_space
 from holorec_jax.decode.engine import check_codes
 from holorec_jax.decode.filters import Lists
 from holorec_jax.decode.set_beam import (
@@ -104,9 +104,9 @@ class SetEngine:
   def check(self, catalog: Catalog) -> None:
     """Raises UserError for a catalogue that the model does not know."""
     check_codes(catalog, self.model.num_codebooks, self.model.num_codes)
-    if catalog.neighbours is not None:
+    if catalog.neighbours is not None and self.order == "any":
       raise UserError(
-        "search among sets of codes (reg4rec) heeds no neighbours: set"
+        "a search of code sets in any order heeds no neighbours: set"
         " config.search.neighbours.strength to 0"
       )
 
@@ -136,8 +136,15 @@ class SetEngine:
       masks = None
       if lists is not None:
         masks = set_space.make_set_masks(index, live, lists)
+      found = None
+      if codes.neighbours is not None:
+        found = evidence.find(
+          codes.neighbours, item_BT, codes.fine_IL, live.item_I, lists
+        )
       over_lattice = self.model.config.softmax == "tree"
-      space = SetSpace(index, live, masks, category_X, self.order, over_lattice)
+      space = SetSpace(
+        index, live, masks, category_X, found, self.order, over_lattice
+      )
       return search(params, self.model, codes, space, item_BT, beam, k)
 
     return jax.jit(run)

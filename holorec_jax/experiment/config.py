@@ -123,13 +123,6 @@ class Config:
         "config.search.corp prunes the search of reg4rec, which"
         " config.systems does not name."
       )
-    if self.search.neighbours.strength and "reg4rec" in self.systems:
-      raise UserError(
-        "config.search.neighbours.strength is"
-        f" {self.search.neighbours.strength}, but reg4rec, which config.systems"
-        " names, searches among sets of codes and heeds no neighbours: set it"
-        " to 0."
-      )
     if self.search.k < max(metrics.CUTOFFS):
       raise UserError(
         f"config.search.k is {self.search.k}; expected at least"

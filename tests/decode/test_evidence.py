@@ -1,6 +1,7 @@
 """Search with neighbours is what the formula says of every item."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from holorec_jax.decode.set_search import SetEngine
 from holorec_jax.errors import UserError
 from holorec_jax.models.sasrec import SasRec, SasRecConfig
 from holorec_jax.models.set_generator import SetGenerator
+from holorec_jax.train.objective import init_params
 
 ITEMS, STRENGTH, FLOOR = 30, 1.5, 0.05
 HISTORIES = [[3], [5, 3, 9, 8], [1, 2, 3, 4, 5, 6], [29, 0, 29]]
@@ -49,6 +51,16 @@ def evidence_of(history: list[int], allowed: set[int]) -> np.ndarray:
 def make_recommender(catalog, engine, params, beam: int = 32) -> Recommender:
   config = SearchConfig(beam=beam, k=beam, batch=8)
   return Recommender(engine, params, catalog, sharding.make_mesh(), 6, config)
+
+
+def scores_of(found) -> np.ndarray:
+  """Of every item found, (users, items)."""
+  score_UI = np.full((len(HISTORIES), ITEMS), -np.inf)
+  for user, (items_K, scores_K) in enumerate(
+    zip(found.items_UK, found.scores_UK)
+  ):
+    score_UI[user, items_K[items_K >= 0]] = scores_K[items_K >= 0]
+  return score_UI
 
 
 def expect(found, score_UI, unseen: bool, removed: set[int]):
@@ -98,12 +110,7 @@ def test_ranking_all_items_finds_it_too(unseen):
     )
     for catalog in (without, CATALOG)
   ]
-  score_UI = np.full((len(HISTORIES), ITEMS), -np.inf)
-  for user, (items_K, scores_K) in enumerate(
-    zip(lists[0].items_UK, lists[0].scores_UK)
-  ):
-    score_UI[user, items_K[items_K >= 0]] = scores_K[items_K >= 0]
-  expect(lists[1], score_UI, unseen, set())
+  expect(lists[1], scores_of(lists[0]), unseen, set())
 
 
 def test_of_items_asked_for_the_evidence_is_shared_anew():
@@ -158,9 +165,35 @@ def test_a_catalogue_that_grows_keeps_them():
   assert (grown.neighbours.item_IK[ITEMS:] == -1).all()
 
 
-def test_sets_of_codes_have_no_use_for_them():
+@pytest.mark.parametrize("unseen", [False, True])
+@pytest.mark.parametrize("order", ["confident", "fixed"])
+def test_search_of_code_sets_finds_it_too(order, unseen):
+  """Sets share items of the evidence: not every item has one path."""
+  model = SetGenerator(
+    tiny.make_config(start="last", softmax="tree"), 3, CATALOG.num_codes
+  )
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32),
+    jax.eval_shape(functools.partial(init_params, model, 0)),
+  )
+  histories = make_histories(HISTORIES)
+  lists = [
+    make_recommender(catalog, SetEngine(model, order=order), params).recommend(
+      histories, Filters(exclude_seen=unseen)
+    )
+    for catalog in (dataclasses.replace(CATALOG, neighbours=None), CATALOG)
+  ]
+  expect(lists[1], scores_of(lists[0]), unseen, set())
+  narrow = make_recommender(CATALOG, SetEngine(model, order=order), params, 4)
+  found = narrow.recommend(histories, Filters(exclude_seen=unseen))
+  for items_K in found.items_UK:
+    assert len(set(items_K.tolist())) == 4
+
+
+def test_sets_in_any_order_have_no_use_for_them():
   model = SetGenerator(
     tiny.make_config(), num_codebooks=3, num_codes=CATALOG.num_codes
   )
   with pytest.raises(UserError, match="neighbours"):
-    SetEngine(model).check(CATALOG)
+    SetEngine(model, order="any").check(CATALOG)

@@ -71,14 +71,6 @@ def test_pruning_is_of_code_sets_alone():
     dataclasses.replace(SETS, systems=("thinking",))
 
 
-def test_sets_of_codes_heed_no_neighbours():
-  heeding = dataclasses.replace(SETS.search.neighbours, strength=1.0)
-  with pytest.raises(UserError, match="heeds no neighbours"):
-    dataclasses.replace(
-      SETS, search=dataclasses.replace(SETS.search, neighbours=heeding)
-    )
-
-
 @pytest.mark.parametrize("variant", systems.VARIANTS)
 def test_every_variant_makes_its_system(variant):
   config = to_dataclass(Config, beauty.get_config(variant))

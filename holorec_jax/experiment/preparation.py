@@ -288,20 +288,13 @@ def load_catalog(
   num_codes = config.sid.chosen.codes
   if config.sids_path:
     num_codes = published.count_codes(sids_IRL)
-  residuals_ID = codebook_VD = None
   if config.catalog.collisions == "reassign":
     quantizer: Any = quantizers.load(folder)
     path = workdir / "vectors" / "vectors.npy"
-    vectors_ID = np.load(path, mmap_mode="r")
-    residuals_ID = quantizer.last_residuals(vectors_ID)
-    codebook_VD = quantizer.codebooks_LVD[-1]
-  codes_IL = collisions.resolve(
-    sids_IRL[:, -1],
-    config.catalog.collisions,
-    num_codes,
-    residuals_ID,
-    codebook_VD,
-  )
+    codes_IL = quantizer.reassign(sids_IRL[:, -1], np.load(path, mmap_mode="r"))
+  else:
+    policy = config.catalog.collisions
+    codes_IL = collisions.resolve(sids_IRL[:, -1], policy, num_codes)
   built = catalog.build_catalog(
     sids_IRL,
     codes_IL,

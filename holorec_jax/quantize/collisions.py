@@ -3,12 +3,13 @@
 Policies: `leaf` leaves the codes alone, a leaf of the tree then holds several
 items; `extra_level` numbers the items of a group in one more level, as TIGER
 (arXiv 2305.05065) does; `reassign` moves all but the nearest item of a group
-to free last-level codes.
+to free codes: of the last level, or, of unordered codes, of whichever codebook
+costs least (`spread`).
 """
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -184,3 +185,79 @@ def _winners(family_S, code_S, gap_S, num_codes):
   won_S = np.zeros(len(family_S), bool)
   won_S[order_S] = np.diff(place_S, prepend=-1) != 0
   return won_S
+
+
+def spread(
+  codes_IM: np.ndarray, gaps: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+  """Distinct codes, all but a group's nearest item having one moved.
+
+  Items choose one by one, those first that a free code costs least: of all
+  codebooks the code whose distance exceeds their own code's least, in units of
+  the codebook's mean distance.
+
+  Args:
+    codes_IM: unordered codes, one of each codebook.
+    gaps: items (S,) -> squared distances (S, M, V) to all codes.
+
+  Returns:
+    int32 (I, M).
+
+  Raises:
+    UserError: an item has no free code left.
+  """
+  codes_IM = codes_IM.copy()
+  group_I = groups(codes_IM)
+  crowd_S = np.flatnonzero(np.bincount(group_I)[group_I] > 1)
+  own_SM = np.concatenate(
+    [_at_own(gaps(part), codes_IM[part]) for part in _parts(crowd_S)]
+    or [np.empty((0, codes_IM.shape[1]))]
+  )
+  mean_M = np.maximum(own_SM.mean(axis=0), 1e-12) if len(own_SM) else 1.0
+  order_S = np.lexsort(((own_SM / mean_M).sum(axis=1), group_I[crowd_S]))
+  nearest_S = np.diff(group_I[crowd_S][order_S], prepend=-1) != 0
+  homeless_S = crowd_S[order_S[~nearest_S]]
+  settled_I = np.ones(len(codes_IM), bool)
+  settled_I[homeless_S] = False
+  taken = set(map(tuple, codes_IM[settled_I].tolist()))
+  for part_S in _parts(homeless_S):
+    gap_SMV = gaps(part_S)
+    own_SM = _at_own(gap_SMV, codes_IM[part_S])
+    cost_SMV = (gap_SMV - own_SM[..., None]) / np.reshape(mean_M, (-1, 1))
+    codes_IM[part_S] = _choose(codes_IM[part_S], cost_SMV, taken)
+  return codes_IM
+
+
+def _parts(items_S: np.ndarray) -> list[np.ndarray]:
+  """Some at a time: each asks for all codes."""
+  cuts = range(FAMILIES, len(items_S), FAMILIES)
+  return np.split(items_S, cuts) if len(items_S) else []
+
+
+def _at_own(gap_SMV: np.ndarray, codes_SM: np.ndarray) -> np.ndarray:
+  return np.take_along_axis(gap_SMV, codes_SM[..., None], axis=-1)[..., 0]
+
+
+def _choose(codes_SM, cost_SMV, taken: set[tuple[int, ...]]) -> np.ndarray:
+  """The items' new codes, which are added to those that are taken."""
+  codes_SM, (M, V) = codes_SM.copy(), cost_SMV.shape[1:]
+  # Their own codes are not for choice.
+  np.put_along_axis(cost_SMV, codes_SM[..., None], np.inf, axis=-1)
+  cost_SX = cost_SMV.reshape(-1, M * V)
+  wishes_SX = np.argsort(cost_SX, axis=1)
+  for item in np.argsort(cost_SX.min(axis=1), kind="stable"):
+    own = codes_SM[item].tolist()
+    for wish in wishes_SX[item, : M * (V - 1)].tolist():
+      moved = own.copy()
+      moved[wish // V] = wish % V
+      if tuple(moved) not in taken:
+        break
+    else:
+      raise UserError(
+        f"more items share the codes {own} than {M} codebooks of {V} codes tell"
+        " apart by one of them. Raise the number of codes or codebooks, or use"
+        " the collision policy leaf."
+      )
+    taken.add(tuple(moved))
+    codes_SM[item] = moved
+  return codes_SM

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from holorec_jax import artifacts
 from holorec_jax.errors import UserError
-from holorec_jax.quantize import nested, residual, stream
+from holorec_jax.quantize import collisions, nested, residual, stream
 
 VERSION = 2
 KIND = "nested"
@@ -135,6 +135,18 @@ class FittedQuantizer:
     """Codes (N, R, L) of any items, new ones too, by the frozen quantizer."""
     check_width(vectors_NW, self._width)
     return encode_items(self.params, vectors_NW, self.config)[0]
+
+  def reassign(
+    self, codes_NL: np.ndarray, vectors_NW: np.ndarray
+  ) -> np.ndarray:
+    """Distinct codes of any items (`collisions.resolve`)."""
+    return collisions.resolve(
+      codes_NL,
+      "reassign",
+      self.config.codes,
+      self.last_residuals(vectors_NW),
+      self.codebooks_LVD[-1],
+    )
 
   def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
     """(N, D): what the fine row's last level quantized; for `reassign`."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from holorec_jax.quantize import fitted, parallel, stream
+from holorec_jax.quantize import collisions, fitted, parallel, stream
 from holorec_jax.quantize.parallel import ParallelConfig
 
 KIND = "parallel"
@@ -21,13 +21,11 @@ class Encoded(NamedTuple):
 
   Attributes:
     codes_IM: int32 code of each codebook.
-    last_ID: the last expert's output.
     gate_IM: the router's weights.
     error_I: mean squared error of each item's decoding.
   """
 
   codes_IM: Any
-  last_ID: Any
   gate_IM: Any
   error_I: Any
 
@@ -50,7 +48,19 @@ def encode_block(
     {"params": params}, parallel.mix(used_BM, vectors_BMD), method="decode"
   )
   error_B = jnp.mean((xhat_BW - x_BW) ** 2, -1)
-  return Encoded(codes_BM, experts_BMD[:, -1], gate_BM, error_B)
+  return Encoded(codes_BM, gate_BM, error_B)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def gaps_block(
+  params: Any, x_BW: jax.Array, config: ParallelConfig
+) -> jax.Array:
+  """Squared distances (B, M, V) of experts' outputs to all their codes."""
+  model = parallel.model(config, x_BW.shape[-1])
+  experts_BMD, _ = model.apply({"params": params}, x_BW, method="encode")
+  inner_BMV = jnp.einsum("bmd,mvd->bmv", experts_BMD, params["codebooks"])
+  size_MV = jnp.sum(params["codebooks"] ** 2, axis=-1)
+  return jnp.sum(experts_BMD**2, -1, keepdims=True) - 2 * inner_BMV + size_MV
 
 
 def encode_items(
@@ -152,12 +162,18 @@ class FittedParallel:
     self._check_width(vectors_NW)
     return encode_codes(self.params, vectors_NW, self.config)[0][:, None]
 
-  def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
-    """(N, D): the last expert's output, which its codebook quantizes.
+  def reassign(
+    self, codes_NM: np.ndarray, vectors_NW: np.ndarray
+  ) -> np.ndarray:
+    """Distinct codes of any items (`collisions.spread`)."""
+    self._check_width(vectors_NW)
+    program = functools.partial(gaps_block, config=self.config)
 
-    With it `collisions.resolve` moves items to codes of the last codebook.
-    """
-    return self.describe(vectors_NW).last_ID
+    def gaps(items_S: np.ndarray) -> np.ndarray:
+      rows_SW = vectors_NW[items_S]
+      return stream.encode(program, self.params, rows_SW, lambda gap: (gap,))[0]
+
+    return collisions.spread(codes_NM, gaps)
 
   def _check_width(self, vectors_NW):
     fitted.check_width(vectors_NW, len(self.params["router"]["kernel"]))

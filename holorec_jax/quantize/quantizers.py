@@ -27,8 +27,8 @@ from holorec_jax.quantize.rqkmeans import RqKmeansConfig
 class Fitted(Protocol):
   """What every fit returns and every load reads.
 
-  Those whose codes are residual have codebooks_LVD and last_residuals(vectors)
-  beside, which the collision policy `reassign` needs.
+  The collision policy `reassign` needs a method beside, reassign(codes_NL,
+  vectors_NW) -> distinct codes.
 
   Attributes:
     config: with `codes` (per level) whatever the kind.

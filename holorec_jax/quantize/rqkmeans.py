@@ -121,6 +121,18 @@ class FittedRqKmeans:
     """Codes (N, 1, L) of any items, new ones too."""
     return self._encode(vectors_NW, 0)[:, None]
 
+  def reassign(
+    self, codes_NL: np.ndarray, vectors_NW: np.ndarray
+  ) -> np.ndarray:
+    """Distinct codes of any items (`collisions.resolve`)."""
+    return collisions.resolve(
+      codes_NL,
+      "reassign",
+      self.config.codes,
+      self.last_residuals(vectors_NW),
+      self.codebooks_LVD[-1],
+    )
+
   def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
     """(N, D): what the last level quantized; for `reassign`."""
     return self._encode(vectors_NW, 1)

@@ -107,3 +107,48 @@ def test_reassign_fills_a_family_to_the_brim_and_no_further():
 def test_unknown_policy_is_named():
   with pytest.raises(UserError, match="leaf, extra_level, reassign"):
     collisions.resolve(np.zeros((2, 2), np.int32), "sinkhorn", 4)
+
+
+def test_spread_takes_the_cheapest_free_code_of_any_codebook():
+  # Items 0, 1 and 2 share their codes.
+  codes_IM = np.array([[0, 0], [0, 0], [0, 0], [0, 1]], np.int32)
+  gap_IMV = np.array(
+    [
+      [[0.5, 1.5, 9.0], [0.5, 2.0, 3.0]],  # the nearest: it stays
+      [[1.0, 2.0, 9.0], [1.0, 1.5, 3.0]],  # moves to 1 in the first codebook
+      [[1.0, 1.6, 9.0], [1.0, 1.5, 2.0]],  # chooses later, as it gains less
+      [[1.0, 9.0, 9.0], [9.0, 1.0, 9.0]],
+    ],
+    np.float32,
+  )
+  asked = []
+
+  def gaps(items_S):
+    asked.append(items_S.tolist())
+    return gap_IMV[items_S]
+
+  moved_IM = collisions.spread(codes_IM, gaps)
+  # Both would rather be (0, 1), which is item 3's, at equal costs: the lower
+  # number chooses first and takes (1, 0), as the other would.
+  assert moved_IM.tolist() == [[0, 0], [1, 0], [0, 2], [0, 1]]
+  assert asked[0] == [0, 1, 2]
+  assert codes_IM[1].tolist() == [0, 0]
+  distinct = np.array([[0, 1], [1, 0]], np.int32)
+  assert collisions.spread(distinct, gaps).tolist() == distinct.tolist()
+
+
+def test_spread_gives_up_where_no_code_is_free():
+  codes_IM = np.zeros((6, 2), np.int32)
+  with pytest.raises(UserError, match="2 codebooks of 3 codes"):
+    collisions.spread(codes_IM, lambda items: np.ones((len(items), 2, 3)))
+  assert (
+    len(
+      np.unique(
+        collisions.spread(
+          codes_IM[:5], lambda items: np.ones((len(items), 2, 3))
+        ),
+        axis=0,
+      )
+    )
+    == 5
+  )

@@ -104,19 +104,19 @@ def test_save_and_load(quantizer, tmp_path):
   np.testing.assert_array_equal(loaded.encode(_vectors()), quantizer.sids_IRL)
 
 
-def test_reassign_moves_items_within_the_last_codebook(quantizer):
-  last_ID = quantizer.last_residuals(_vectors())
-  codebook_VD = quantizer.codebooks_LVD[-1]
+def test_reassign_moves_items_to_near_codes_of_any_codebook(quantizer):
+  vectors_IW = _vectors()
   codes_IM = quantizer.sids_IRL[:, 0]
-  gap_IV = ((last_ID[:, None] - codebook_VD) ** 2).sum(-1)
-  np.testing.assert_array_equal(gap_IV.argmin(1), codes_IM[:, -1])
-  # As many as surely fit: at most one item per code of the last codebook.
-  few_K = np.arange(CONFIG.codes)
-  moved_KM = collisions.resolve(
-    codes_IM[few_K], "reassign", CONFIG.codes, last_ID[few_K], codebook_VD
-  )
-  assert collisions.collision_rate(moved_KM) == 0.0
-  np.testing.assert_array_equal(moved_KM[:, :-1], codes_IM[few_K, :-1])
+  assert collisions.collision_rate(codes_IM) > 0
+  moved_IM = quantizer.reassign(codes_IM, vectors_IW)
+  assert moved_IM.dtype == np.int32
+  assert collisions.collision_rate(moved_IM) == 0
+  # At most one code of each changes, and somewhere in every codebook.
+  changed_IM = moved_IM != codes_IM
+  assert changed_IM.sum(axis=1).max() == 1
+  assert changed_IM.any(axis=0).all()
+  # As many stay as there were distinct codes.
+  assert (~changed_IM.any(1)).sum() == len(np.unique(codes_IM, axis=0))
 
 
 def _params(config, x_BW):

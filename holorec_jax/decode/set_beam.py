@@ -157,14 +157,16 @@ def _choose(space: SetSpace, rank_BX, child_BX, step: int, width: int):
   )
 
 
-def _expand(
-  space: SetSpace, paths: Paths, logits_BNMV, step: int, width: int, k: int
-) -> tuple[Paths, jax.Array]:
-  """Best `width` continuations of all paths, and the path each came from."""
-  lattice, live = space.lattice, space.live
-  B, N, M, V = logits_BNMV.shape
+def _score(space: SetSpace, paths: Paths, logits_BNMV, step: int):
+  """What every edge of the paths' nodes leads to.
+
+  Returns:
+    Places of the edges (B, N, F), their tokens, and the scores of the paths
+    with them, -inf where one is not allowed or not there.
+  """
+  lattice, (B, N, M, V) = space.lattice, logits_BNMV.shape
   edge_BNF, exists_BNF = lattice.edges(step, paths.node_BN)
-  token_BNF = live.edge_token[edge_BNF]
+  token_BNF = space.live.edge_token[edge_BNF]
   allowed_BNF = exists_BNF & (token_BNF >= 0)
   token_BNF = jnp.maximum(token_BNF, 0)
   if space.masks is not None:
@@ -172,18 +174,27 @@ def _expand(
     allowed_BNF &= space.masks.keep(step + 1, child_BNF)
   if space.over_lattice:
     logits_BNMV = restrict(logits_BNMV, lattice.valid(step, paths.node_BN))
+  log_prob_BNX = jax.nn.log_softmax(logits_BNMV, axis=-1).reshape(B, N, M * V)
+  gain_BNF = take(log_prob_BNX, token_BNF)
   if space.order != "any":
     used_BNM = (
       paths.token_BNM[..., None, :] // V == jnp.arange(M)[:, None]
     ).any(-1)
     turn_BN = next_codebook(logits_BNMV, ~used_BNM, space.order)
     allowed_BNF &= token_BNF // V == turn_BN[..., None]
-  log_prob_BNX = jax.nn.log_softmax(logits_BNMV, axis=-1).reshape(B, N, M * V)
-  gain_BNF = take(log_prob_BNX, token_BNF)
-  if space.evidence is not None:
-    added_BNV = space.evidence.of_codebook(paths.held_BNE, turn_BN, V)
-    gain_BNF += take(added_BNV, token_BNF % V)
+    if space.evidence is not None:
+      added_BNV = space.evidence.of_codebook(paths.held_BNE, turn_BN, V)
+      gain_BNF += take(added_BNV, token_BNF % V)
   score_BNF = jnp.where(allowed_BNF, paths.score_BN[..., None] + gain_BNF, DEAD)
+  return edge_BNF, token_BNF, score_BNF
+
+
+def _expand(
+  space: SetSpace, paths: Paths, logits_BNMV, step: int, width: int, k: int
+) -> tuple[Paths, jax.Array]:
+  """Best `width` continuations of all paths, and the path each came from."""
+  B, N, _, V = logits_BNMV.shape
+  edge_BNF, token_BNF, score_BNF = _score(space, paths, logits_BNMV, step)
   rank_BNF, agree_BNF = score_BNF, None
   if space.category_X is not None and step > 0:
     agree_BNF = _agreement(space, paths, token_BNF, step)
@@ -191,7 +202,8 @@ def _expand(
   F = token_BNF.shape[-1]
 
   def child(place_BY):
-    return lattice.edge_child[take(edge_BNF.reshape(B, N * F), place_BY)]
+    edge_BY = take(edge_BNF.reshape(B, N * F), place_BY)
+    return space.lattice.edge_child[edge_BY]
 
   rank_BW, place_BW = _choose(
     space, rank_BNF.reshape(B, N * F), child, step, width
@@ -234,7 +246,7 @@ def _leaf_items(space: SetSpace, paths: Paths, k: int) -> FoundSets:
   if space.masks is not None:
     allowed_BNG &= space.masks.keep_items(item_BNG)
   score_BNG = paths.score_BN[..., None] + lattice.log_share_I[item_BNG]
-  if space.evidence is not None:
+  if space.evidence is not None and lattice.largest_leaf > 1:
     share_BN = space.evidence.of_sets(paths.held_BNE)
     score_BNG += space.evidence.of_items(share_BN, item_BNG)
   score_BX = jnp.where(allowed_BNG, score_BNG, DEAD).reshape(B, -1)

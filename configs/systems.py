@@ -66,9 +66,9 @@ def _reg4rec(**leaves) -> Change:
   What differs from the paper is by Beauty's validation NDCG@10 (2,000 users, 6
   epochs, one seed). Experts may be redundant: kept uncorrelated, a code tells
   less of the next item's (weight 0.2: .0339, 0: .0371); items of equal codes
-  are moved to others nearby instead of sharing a leaf (.0426, .0371). Linear
-  heads, little weight on codebooks that wait, and probabilities among the codes
-  of items alone (.0371, among all .0320) learn faster than the paper's.
+  are moved to free codes nearby instead of sharing a leaf (.0426, .0371).
+  Linear heads and little weight on codebooks that wait learn faster than the
+  paper's. As with all systems, the network and its softmax are the config's.
   """
   codes = {
     "catalog__collisions": "reassign",
@@ -130,7 +130,7 @@ VARIANTS: dict[str, Change] = {
   "s2gr_upfront": _s2gr(model__think="upfront"),
   # REG4Rec.
   "reg4rec": _reg4rec(),
-  "reg4rec_paper": _reg4rec(**_PAPER_HEADS),
+  "reg4rec_paper_heads": _reg4rec(**_PAPER_HEADS),
   "reg4rec_cosine": _reg4rec(reg4rec__heads="cosine"),
   "reg4rec_waiting": _reg4rec(reg4rec__waiting=1.0),
   "reg4rec_level": _reg4rec(model__softmax="level"),

@@ -24,8 +24,8 @@ class Codes:
     continuations_ILX: packed bits of the codes that may come at each level
       (`tree.continuations`), for models with softmax="tree"; else None.
     share_IX: float32 share of each item among the items that have the same
-      codes of each subset of the codebooks (`set_index.shares`), for models of
-      unordered codes; else None.
+      codes of each subset of the codebooks (`set_index.shares`), 4 * 2^M bytes
+      an item, for models of unordered codes with repeat bias; else None.
     neighbours: what search heeds beside the network; None: nothing.
   """
 

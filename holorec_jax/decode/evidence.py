@@ -97,8 +97,8 @@ class Evidence:
   def _codes_of(self, codebook_BM: jax.Array) -> jax.Array:
     """The items' codes of a codebook for each set, (B, M, E)."""
     assert self.codes_LBE is not None
-    row_B1 = jnp.arange(codebook_BM.shape[0])[:, None]
-    return self.codes_LBE[codebook_BM, row_B1]
+    codes_BLE = jnp.swapaxes(self.codes_LBE, 0, 1)
+    return jnp.take_along_axis(codes_BLE, codebook_BM[..., None], axis=1)
 
   def of_items(self, share_BM: jax.Array, item_BMG: jax.Array) -> jax.Array:
     """What an item adds to the score of its leaf, (B, M, G) float32.

@@ -48,7 +48,8 @@ class Paths:
 
   Attributes:
     node_BN: int32 node of each set; the root for a dead slot.
-    score_BN: float32 sum of log-probabilities; -inf marks a dead slot.
+    score_BN: float32 sum of log-probabilities and what evidence adds; -inf: a
+      dead slot.
     token_BNM: int32 tokens in the order of their choice, then -1.
     agree_BN: int32 adjacent codes of equal category, for CORP.
     held_BNE: bool, which items of the evidence have all codes of each set;

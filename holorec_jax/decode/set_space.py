@@ -90,13 +90,13 @@ class Lattice:
       node_BN = jnp.zeros((1, 1), jnp.int32)
     edge_BNF, exists_BNF = self.edges(size, node_BN)
     token_BNF = jnp.where(exists_BNF, self.edge_token[edge_BNF], M * V)
-    B, N, F = token_BNF.shape
-    row_R1 = jnp.arange(B * N)[:, None]
-    valid_RX = jnp.zeros((B * N, M * V), bool)
-    valid_RX = valid_RX.at[row_R1, token_BNF.reshape(-1, F)].set(
-      True, mode="drop"
-    )
-    valid_BNMV = valid_RX.reshape(B, N, M, V)
+
+    def mark(token_F):
+      return jnp.zeros(M * V, bool).at[token_F].set(True, mode="drop")
+
+    # Row by row, so that devices which share the rows gather nothing.
+    valid_BNX = jax.vmap(jax.vmap(mark))(token_BNF)
+    valid_BNMV = valid_BNX.reshape(*valid_BNX.shape[:2], M, V)
     return valid_BNMV | ~valid_BNMV.any(axis=-1, keepdims=True)
 
 

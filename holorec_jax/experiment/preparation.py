@@ -276,10 +276,34 @@ def _sids_inputs(
   return _outside(workdir, "sids", paths) | {"vectors": vectors.content}
 
 
+def _reassigned(
+  workdir: pathlib.Path, content: str, codes_IL: np.ndarray
+) -> pathlib.Path:
+  """The file of the distinct codes, which is made once.
+
+  Which code is the nearest hangs on the last bits of distances, which other
+  devices and releases round otherwise: codes stay as the first stage made them.
+
+  Args:
+    workdir: of the run; its sids/ are there.
+    content: hash of sids/.
+    codes_IL: fine codes.
+  """
+  path = workdir / "reassigned" / f"{content[:16]}.npy"
+  if not path.exists():
+    quantizer: Any = quantizers.load(workdir / "sids")
+    vectors_ID = np.load(workdir / "vectors" / "vectors.npy", mmap_mode="r")
+    moved_IL = quantizer.reassign(codes_IL, vectors_ID)
+    path.parent.mkdir(exist_ok=True)
+    with artifacts.atomic_file(path) as file:
+      np.save(file, moved_IL)
+  return path
+
+
 def load_catalog(
   config: Config, workdir: pathlib.Path, data: Data
 ) -> tuple[catalog.Catalog, str]:
-  """The catalogue with collisions handled, and the hash of sids/."""
+  """The catalogue with collisions handled, and a hash of its codes."""
   folder = workdir / "sids"
   inputs = _sids_inputs(config, workdir, data)
   sealed = _sealed(config, folder, SIDS_SECTIONS, inputs)
@@ -289,9 +313,9 @@ def load_catalog(
   if config.sids_path:
     num_codes = published.count_codes(sids_IRL)
   if config.catalog.collisions == "reassign":
-    quantizer: Any = quantizers.load(folder)
-    path = workdir / "vectors" / "vectors.npy"
-    codes_IL = quantizer.reassign(sids_IRL[:, -1], np.load(path, mmap_mode="r"))
+    path = _reassigned(workdir, content, sids_IRL[:, -1])
+    codes_IL = np.load(path)
+    content = artifacts.hash_json([content, artifacts.hash_file(path)])
   else:
     policy = config.catalog.collisions
     codes_IL = collisions.resolve(sids_IRL[:, -1], policy, num_codes)

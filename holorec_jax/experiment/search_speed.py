@@ -159,13 +159,7 @@ def compare_systems(
   """The case `systems`: --config's network in every system."""
   built = random_catalog(items, config)
   item_BT = draw_histories(items, users, history)
-  # Code sets have neither.
-  sets = dataclasses.replace(config.model, softmax="level", repeat_bias=False)
-  configs = dict.fromkeys(SYSTEMS, config)
-  configs["reg4rec"] = dataclasses.replace(config, model=sets)
-  sides = [
-    Ours(name, configs[name], name, built).side(item_BT) for name in SYSTEMS
-  ]
+  sides = [Ours(name, config, name, built).side(item_BT) for name in SYSTEMS]
   rows = time_sides("systems", sides, repeats)
   speed = {row["side"]: row["median"] for row in rows}
   ratios = {

@@ -108,10 +108,12 @@ def make_reg4rec(config: Config, built: Catalog, meaning: Meaning) -> System:
   engine = SetEngine(
     model, config.search.room, config.reg4rec.order, meaning.category_LV
   )
-  index = index_of(built)
+  index, repeats = None, config.model.repeat_bias
+  if repeats or config.model.softmax == "tree":
+    index = index_of(built)
   objective = SetObjective(model, config.reg4rec, index)
-  sets = index if config.model.repeat_bias else None
-  return System(objective, engine, _codes(config, built, sets))
+  codes = _codes(config, built, index if repeats else None)
+  return System(objective, engine, codes)
 
 
 def make_sasrec(config: Config, built: Catalog, meaning: Meaning) -> System:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax import sharding
 from holorec_jax.errors import UserError
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.history import HistoryEncoder
@@ -121,4 +122,5 @@ class SasRec(nn.Module):
   ) -> jax.Array:
     """The states that branches predict from, (B, N, D); see `Batch`."""
     states_BTD = self.states(item_BT, segment_BT, deterministic)
+    states_BTD = sharding.whole_tokens(states_BTD, 1)
     return jnp.take_along_axis(states_BTD, last_BN[..., None], axis=1)

@@ -9,7 +9,7 @@ from its state h every codebook has logits of its own, with heads
   cosine  cos(tower_r(h), z_rv) / temperature, as the paper has them
 
 plus, with repeat_bias, a bias on codes that lead back to the history
-(`repeats`): prefixes are the sets of codes chosen so far, levels their sizes.
+(`repeats`), with numbers of its own for each codebook after 0, 1, .. codes.
 With softmax="tree" the probabilities of a codebook are shared among the codes
 that continue the chosen ones to an item of the catalogue, else among all.
 
@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from holorec_jax import sharding
 from holorec_jax.codes import Codes
 from holorec_jax.errors import UserError
 from holorec_jax.models.config import GeneratorConfig
@@ -192,7 +193,9 @@ class SetGenerator(nn.Module):
     )
     if self.config.start == "last":
       final_BN1 = (last_BN * tokens + tokens - 1)[..., None]
-      start_BND += jnp.take_along_axis(states_BCD, final_BN1, axis=1)
+      start_BND += jnp.take_along_axis(
+        sharding.whole_tokens(states_BCD, 1), final_BN1, axis=1
+      )
     return Context(
       layers=self.decoder.project_context(states_BCD, queries),
       bias_BHNC=jnp.repeat(bias_BHNT, tokens, axis=-1),
@@ -240,8 +243,9 @@ class SetGenerator(nn.Module):
       match_BNT = repeats.visible_BNT
       chosen_BN = jnp.zeros(match_BNT.shape[:2], jnp.int32)
     else:
-      row_B1 = jnp.arange(len(match_BNT))[:, None]
-      codes_BNT = repeats.codes_LBT[codebook_BN, row_B1]
+      # Row by row, so that devices which share the rows gather nothing.
+      codes_BLT = jnp.swapaxes(repeats.codes_LBT, 0, 1)
+      codes_BNT = jnp.take_along_axis(codes_BLT, codebook_BN[..., None], axis=1)
       match_BNT &= codes_BNT == code_BN[..., None]
       chosen_BN |= 1 << codebook_BN
     return dataclasses.replace(state, match_BNT=match_BNT, chosen_BN=chosen_BN)

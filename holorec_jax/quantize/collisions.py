@@ -8,6 +8,7 @@ costs least (`spread`).
 """
 
 import functools
+import heapq
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -19,7 +20,8 @@ POLICIES = ("leaf", "extra_level", "reassign")
 # Keys below so many times their number are ranked by a table of all of them,
 # which takes a tenth of sorting's time.
 TABLE = 8
-# Families whose homeless items are settled at a time: each asks for all codes.
+# Families whose homeless items are settled at a time, or items that are where
+# any codebook will do: each asks for all codes.
 FAMILIES = 16_384
 
 
@@ -56,26 +58,16 @@ def collision_rate(codes_IL: np.ndarray) -> float:
   return 1.0 - float(groups(codes_IL).max() + 1) / len(codes_IL)
 
 
-def resolve(
-  codes_IL: np.ndarray,
-  policy: str,
-  num_codes: int,
-  residuals_ID: np.ndarray | None = None,
-  codebook_VD: np.ndarray | None = None,
-) -> np.ndarray:
-  """Applies a policy to the fine row's codes.
+def resolve(codes_IL: np.ndarray, policy: str, num_codes: int) -> np.ndarray:
+  """Applies a policy that needs no quantizer to the fine row's codes.
 
   Args:
     codes_IL: fine codes.
-    policy: one of POLICIES.
+    policy: one of POLICIES but `reassign`, which is a method of quantizers.
     num_codes: V, codes per level.
-    residuals_ID: for `reassign`, what the last level had to quantize
-      (`FittedQuantizer.last_residuals`).
-    codebook_VD: for `reassign`, the last level's code vectors.
 
   Returns:
-    int32 codes: (I, L) or, for `extra_level`, (I, L + 1). All but `leaf` are
-    distinct.
+    int32 codes: (I, L) or, for `extra_level`, distinct ones (I, L + 1).
 
   Raises:
     UserError: the policy is unknown, or more items than codes fit.
@@ -84,10 +76,6 @@ def resolve(
     return codes_IL
   if policy == "extra_level":
     return _number(codes_IL, num_codes)
-  if policy == "reassign":
-    if residuals_ID is None or codebook_VD is None:
-      raise ValueError("reassign needs residuals_ID and codebook_VD")
-    return _reassign(codes_IL, residuals_ID, codebook_VD)
   raise UserError(
     f"collision policy {policy!r} is unknown; expected one of "
     f"{', '.join(POLICIES)}."
@@ -120,11 +108,22 @@ def _check_fit(items: int, num_codes: int, what: str) -> None:
     )
 
 
-def _reassign(codes_IL, residuals_ID, codebook_VD):
-  """Rounds of proposals: each homeless item asks for its nearest free code.
+def reassign(
+  codes_IL: np.ndarray, residuals_ID: np.ndarray, codebook_VD: np.ndarray
+) -> np.ndarray:
+  """Distinct codes, all but a group's nearest item having the last one moved.
 
+  Rounds of proposals: each homeless item asks for its nearest free code.
   Siblings share all codes but the last and compete for the last level's. In a
   round every contested code goes to its nearest suitor, so rounds end.
+
+  Args:
+    codes_IL: fine codes.
+    residuals_ID: what the last level had to quantize.
+    codebook_VD: the last level's code vectors.
+
+  Raises:
+    UserError: more items share all codes but the last than it has codes.
   """
   codes_IL = codes_IL.copy()
   family_I = groups(codes_IL[:, :-1])
@@ -192,9 +191,9 @@ def spread(
 ) -> np.ndarray:
   """Distinct codes, all but a group's nearest item having one moved.
 
-  Items choose one by one, those first that a free code costs least: of all
-  codebooks the code whose distance exceeds their own code's least, in units of
-  the codebook's mean distance.
+  Items choose one by one, those first that a free code costs least (of FAMILIES
+  items at a time): of all codebooks the code whose distance exceeds their own
+  code's least, in units of the codebook's mean distance.
 
   Args:
     codes_IM: unordered codes, one of each codebook.
@@ -245,19 +244,26 @@ def _choose(codes_SM, cost_SMV, taken: set[tuple[int, ...]]) -> np.ndarray:
   np.put_along_axis(cost_SMV, codes_SM[..., None], np.inf, axis=-1)
   cost_SX = cost_SMV.reshape(-1, M * V)
   wishes_SX = np.argsort(cost_SX, axis=1)
-  for item in np.argsort(cost_SX.min(axis=1), kind="stable"):
-    own = codes_SM[item].tolist()
-    for wish in wishes_SX[item, : M * (V - 1)].tolist():
-      moved = own.copy()
-      moved[wish // V] = wish % V
-      if tuple(moved) not in taken:
-        break
+  # Of every item its cheapest code that may be free: cost, item, wish.
+  open_wishes = [
+    (cost_SX[item, wish], item, 0) for item, wish in enumerate(wishes_SX[:, 0])
+  ]
+  heapq.heapify(open_wishes)
+  while open_wishes:
+    _, item, rank = heapq.heappop(open_wishes)
+    codebook, code = divmod(int(wishes_SX[item, rank]), V)
+    moved = codes_SM[item].tolist()
+    moved[codebook] = code
+    if tuple(moved) not in taken:
+      taken.add(tuple(moved))
+      codes_SM[item] = moved
+    elif rank + 1 < M * (V - 1):
+      wish = wishes_SX[item, rank + 1]
+      heapq.heappush(open_wishes, (cost_SX[item, wish], item, rank + 1))
     else:
       raise UserError(
-        f"more items share the codes {own} than {M} codebooks of {V} codes tell"
-        " apart by one of them. Raise the number of codes or codebooks, or use"
-        " the collision policy leaf."
+        f"more items share the codes {codes_SM[item].tolist()} than {M}"
+        f" codebooks of {V} codes tell apart by one of them. Raise the number"
+        " of codes or codebooks, or use the collision policy leaf."
       )
-    taken.add(tuple(moved))
-    codes_SM[item] = moved
   return codes_SM

@@ -139,14 +139,9 @@ class FittedQuantizer:
   def reassign(
     self, codes_NL: np.ndarray, vectors_NW: np.ndarray
   ) -> np.ndarray:
-    """Distinct codes of any items (`collisions.resolve`)."""
-    return collisions.resolve(
-      codes_NL,
-      "reassign",
-      self.config.codes,
-      self.last_residuals(vectors_NW),
-      self.codebooks_LVD[-1],
-    )
+    """Distinct codes of any items (`collisions.reassign`)."""
+    residuals_ND = self.last_residuals(vectors_NW)
+    return collisions.reassign(codes_NL, residuals_ND, self.codebooks_LVD[-1])
 
   def last_residuals(self, vectors_NW: np.ndarray) -> np.ndarray:
     """(N, D): what the fine row's last level quantized; for `reassign`."""

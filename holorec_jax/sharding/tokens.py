@@ -22,7 +22,7 @@ def tokens_are_split() -> bool:
 def split_tokens(x: Any, axis: int = 1) -> Any:
   """Arrays whose tokens or branches, along `axis`, each device has a share of.
 
-  A length that the devices do not divide stays whole on each.
+  A length that the devices do not divide is left as it is.
   """
   return _constrain(x, axis, "sequence")
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from holorec_jax.codes import Codes
 from holorec_jax.models.generator import Generator
+from holorec_jax.set_index import MAX_CODEBOOKS
 from holorec_jax.train.losses import LossConfig, generator_loss
 from holorec_jax.types import Batch
 
@@ -59,7 +60,7 @@ def _init(model: Any, key: jax.Array) -> dict:
     sids_IRL=fine_IL[:, None],
     fine_IL=fine_IL,
     share_IL=fine_IL.astype(jnp.float32),
-    share_IX=jnp.zeros((1, 1 << model.num_levels)),
+    share_IX=jnp.zeros((1, 1 << min(model.num_levels, MAX_CODEBOOKS))),
   )
   return model.init(key, batch, codes)["params"]
 

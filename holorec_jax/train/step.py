@@ -58,7 +58,7 @@ def init_state(
 def _split_branches(batch: Batch) -> Batch:
   """Branches as their tokens (`sharding.tokens`); histories stay whole."""
   if not sharding.tokens_are_split():
-    return batch  # Alignment, on a mesh of its own, has another sort.
+    return batch  # Alignment, on a mesh without the axis, has `Experience`.
   leaves = (batch.last_BN, batch.target_BN, batch.weight_BN)
   last_BN, target_BN, weight_BN = sharding.split_tokens(leaves)
   return dataclasses.replace(

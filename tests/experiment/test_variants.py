@@ -13,6 +13,7 @@ from holorec_jax.catalog import CatalogConfig
 from holorec_jax.data.splits import SplitConfig
 from holorec_jax.evaluate import report
 from holorec_jax.experiment import evaluation, preparation
+from holorec_jax.quantize.fitted import FittedQuantizer
 from holorec_jax.quantize.quantizers import SidConfig
 
 CODES = 9
@@ -61,12 +62,19 @@ def assert_distinct(built, results):
   assert results["test"]["sid"] == results["test"]["item"]
 
 
-def test_reassign(tmp_path):
+def test_reassign(tmp_path, monkeypatch):
   config = dataclasses.replace(PLAIN, catalog=CatalogConfig("reassign"))
-  _, built, results = run(config, tmp_path / "run")
+  data, built, results = run(config, tmp_path / "run")
   moved_I = (built.codes_IL != built.sids_IRL[:, -1]).any(axis=-1)
   assert 0 < moved_I.sum() < len(moved_I)
   assert_distinct(built, results)
+  # They are made once: another device's rounding may choose otherwise.
+  monkeypatch.delattr(FittedQuantizer, "reassign")
+  again, content = preparation.load_catalog(config, tmp_path / "run", data)
+  np.testing.assert_array_equal(again.codes_IL, built.codes_IL)
+  (file,) = (tmp_path / "run" / "reassigned").iterdir()
+  np.save(file, built.codes_IL[::-1])
+  assert content != preparation.load_catalog(config, tmp_path / "run", data)[1]
 
 
 def test_extra_level(published, tmp_path):

@@ -25,7 +25,7 @@ def draw_lists(seed: int) -> list[list[int]]:
     ("none", 0.5, "float32", 1.5),
     ("s2gr", 0.0, "bfloat16", 0),
     ("pause", 0.0, "float32", 0),
-    ("reg4rec", 0.5, "float32", 0),
+    ("reg4rec", 0.5, "float32", 1.5),
     ("sasrec", 0.0, "float32", 1.5),
   ],
 )

@@ -58,7 +58,7 @@ def test_reassign_moves_the_farthest_to_its_next_nearest_free_code():
   # One family: code 0 is wanted thrice, code 1 is taken by the fourth item.
   residuals_ID = np.array([[0.4], [0.1], [-0.2], [1.1]], np.float32)
   codes_IL = np.array([[7, 0], [7, 0], [7, 0], [7, 1]], np.int32)
-  moved = collisions.resolve(codes_IL, "reassign", 4, residuals_ID, codebook_VD)
+  moved = collisions.reassign(codes_IL, residuals_ID, codebook_VD)
   # 0.4 and -0.2 both ask for 3 next: 0.4 is nearer, -0.2 gets -4.
   assert moved.tolist() == [[7, 2], [7, 0], [7, 3], [7, 1]]
 
@@ -66,7 +66,7 @@ def test_reassign_moves_the_farthest_to_its_next_nearest_free_code():
 @pytest.mark.parametrize("seed", range(5))
 def test_reassign_is_distinct_and_moves_only_what_it_must(seed):
   codes_IL, residuals_ID, codebook_VD = _crowd(seed, items=50)
-  moved = collisions.resolve(codes_IL, "reassign", 8, residuals_ID, codebook_VD)
+  moved = collisions.reassign(codes_IL, residuals_ID, codebook_VD)
   assert collisions.collision_rate(moved) == 0.0
   np.testing.assert_array_equal(moved[:, :-1], codes_IL[:, :-1])
   changed_I = (moved != codes_IL).any(1)
@@ -81,24 +81,22 @@ def test_reassign_is_distinct_and_moves_only_what_it_must(seed):
 
 def test_reassign_by_parts_is_reassign_of_all(monkeypatch):
   crowd = _crowd(0, items=50)
-  whole_IL = collisions.resolve(crowd[0], "reassign", 8, *crowd[1:])
+  whole_IL = collisions.reassign(crowd[0], *crowd[1:])
   monkeypatch.setattr(collisions, "FAMILIES", 3)
-  parts_IL = collisions.resolve(crowd[0], "reassign", 8, *crowd[1:])
+  parts_IL = collisions.reassign(crowd[0], *crowd[1:])
   np.testing.assert_array_equal(parts_IL, whole_IL)
 
 
 def test_reassign_fills_a_family_to_the_brim_and_no_further():
   codebook_VD = np.arange(8.0, dtype=np.float32)[:, None]
   codes_IL = np.zeros((8, 1), np.int32)
-  moved = collisions.resolve(
-    codes_IL, "reassign", 8, np.zeros((8, 1), np.float32), codebook_VD
+  moved = collisions.reassign(
+    codes_IL, np.zeros((8, 1), np.float32), codebook_VD
   )
   assert sorted(moved[:, 0].tolist()) == list(range(8))
   with pytest.raises(UserError, match="9 items share all codes but the last"):
-    collisions.resolve(
+    collisions.reassign(
       np.zeros((9, 1), np.int32),
-      "reassign",
-      8,
       np.zeros((9, 1), np.float32),
       codebook_VD,
     )
@@ -135,6 +133,26 @@ def test_spread_takes_the_cheapest_free_code_of_any_codebook():
   assert codes_IM[1].tolist() == [0, 0]
   distinct = np.array([[0, 1], [1, 0]], np.int32)
   assert collisions.spread(distinct, gaps).tolist() == distinct.tolist()
+
+
+def test_spread_serves_first_whom_a_free_code_costs_least():
+  """Not whom a code costs least that another has."""
+  # Items 0, 1 and 2 share their codes, 3 and 4 hold others.
+  codes_IM = np.array([[0, 0], [0, 0], [0, 0], [1, 0], [0, 1]], np.int32)
+  own = [[0.0] * 3] * 2
+  gap_IMV = np.array(
+    [
+      own,
+      [[1, 1.1, 9.0], [1, 9.0, 5.0]],  # cheapest is 3's; a free one costs 4
+      [[1, 9.0, 9.0], [1, 9.0, 2.0]],  # its cheapest is free, and costs 1
+      own,
+      own,
+    ],
+    np.float32,
+  )
+  moved_IM = collisions.spread(codes_IM, lambda items_S: gap_IMV[items_S])
+  assert moved_IM[2].tolist() == [0, 2]
+  assert moved_IM[1].tolist() == [2, 0]
 
 
 def test_spread_gives_up_where_no_code_is_free():

@@ -88,9 +88,7 @@ def test_last_residuals_lead_to_the_last_code_and_serve_reassign(quantizer):
   gap_IV = ((residuals_ID[:, None] - codebook_VD) ** 2).sum(-1)
   fine_IL = quantizer.sids_IRL[:, -1]
   np.testing.assert_array_equal(gap_IV.argmin(1), fine_IL[:, -1])
-  moved = collisions.resolve(
-    fine_IL, "reassign", CONFIG.codes, residuals_ID, codebook_VD
-  )
+  moved = collisions.reassign(fine_IL, residuals_ID, codebook_VD)
   assert collisions.collision_rate(moved) == 0.0
 
 

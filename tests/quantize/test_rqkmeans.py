@@ -125,10 +125,8 @@ def test_save_and_load(fitted, tmp_path):
 
 def test_reassign_leaves_no_collision(fitted):
   x_IW = _vectors()
-  moved_IL = collisions.resolve(
+  moved_IL = collisions.reassign(
     fitted.sids_IRL[:, 0],
-    "reassign",
-    CONFIG.codes,
     fitted.last_residuals(x_IW),
     fitted.codebooks_LVD[-1],
   )

@@ -16,6 +16,7 @@ import tiny_models as tiny
 from holorec_jax import sharding
 from holorec_jax.models.sasrec import SasRec, SasRecConfig
 from holorec_jax.models.set_generator import SetGenerator
+from holorec_jax.set_index import build_set_index
 from holorec_jax.sharding import MeshConfig
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.objective import GeneratorObjective
@@ -64,8 +65,18 @@ def s2gr() -> S2grObjective:
 
 
 def set_generator() -> SetObjective:
-  model = SetGenerator(tiny.make_config(encoder_layers=0, **SHAPE), 2, 16)
-  return SetObjective(model, SetLossConfig(random_order=0.0))
+  config = tiny.make_config(
+    encoder_layers=0,
+    softmax="tree",
+    start="last",
+    cross_bias=True,
+    repeat_bias=True,
+    **SHAPE,
+  )
+  catalog = CATALOGS[2]
+  index = build_set_index(catalog.codes_IL, catalog.num_codes)
+  model = SetGenerator(config, 2, catalog.num_codes)
+  return SetObjective(model, SetLossConfig(random_order=0.0), index)
 
 
 def sasrec() -> SasRecObjective:
@@ -118,7 +129,8 @@ def prepare(name: str, devices: int, shape: MeshConfig):
     jax.device_put(jax.tree.map(jnp.array, state), places),
     sharding.put_rows(make_batch(name), mesh),
     jax.device_put(
-      tiny.make_codes(CATALOGS[levels]), sharding.replicated(mesh)
+      tiny.make_codes(CATALOGS[levels], unordered=name == "set"),
+      sharding.replicated(mesh),
     ),
   )
   step = make_train_step(objective, optimizer, mesh, 0, 0.5)

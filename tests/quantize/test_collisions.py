@@ -113,8 +113,8 @@ def test_spread_takes_the_cheapest_free_code_of_any_codebook():
   gap_IMV = np.array(
     [
       [[0.5, 1.5, 9.0], [0.5, 2.0, 3.0]],  # the nearest: it stays
-      [[1.0, 2.0, 9.0], [1.0, 1.5, 3.0]],  # moves to 1 in the first codebook
-      [[1.0, 1.6, 9.0], [1.0, 1.5, 2.0]],  # chooses later, as it gains less
+      [[1.0, 2.0, 9.0], [1.0, 1.5, 3.0]],
+      [[1.0, 1.6, 9.0], [1.0, 1.5, 2.0]],
       [[1.0, 9.0, 9.0], [9.0, 1.0, 9.0]],
     ],
     np.float32,
@@ -126,9 +126,9 @@ def test_spread_takes_the_cheapest_free_code_of_any_codebook():
     return gap_IMV[items_S]
 
   moved_IM = collisions.spread(codes_IM, gaps)
-  # Both would rather be (0, 1), which is item 3's, at equal costs: the lower
-  # number chooses first and takes (1, 0), as the other would.
-  assert moved_IM.tolist() == [[0, 0], [1, 0], [0, 2], [0, 1]]
+  # Both would rather be (0, 1), which is item 3's, and then (1, 0), which
+  # costs item 2 less.
+  assert moved_IM.tolist() == [[0, 0], [0, 2], [1, 0], [0, 1]]
   assert asked[0] == [0, 1, 2]
   assert codes_IM[1].tolist() == [0, 0]
   distinct = np.array([[0, 1], [1, 0]], np.int32)

@@ -15,8 +15,12 @@ _ANY = PartitionSpec.UNCONSTRAINED
 
 def tokens_are_split() -> bool:
   """Whether devices share the tokens of a row."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return not mesh.empty and mesh.shape["sequence"] > 1
+  return _parts() > 1
+
+
+def _parts() -> int:
+  # A mesh of others, such as pmap's, has no such axis.
+  return jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
 
 
 def split_tokens(x: Any, axis: int = 1) -> Any:
@@ -35,10 +39,9 @@ def whole_tokens(x: Any, axis: int) -> Any:
 def _constrain(x: Any, axis: int, place: str | None) -> Any:
   if not tokens_are_split():
     return x
-  parts = jax.sharding.get_abstract_mesh().shape["sequence"]
 
   def constrain(x: jax.Array) -> jax.Array:
-    if place and x.shape[axis] % parts:
+    if place and x.shape[axis] % _parts():
       return x
     spec: list = [_ANY] * x.ndim
     spec[axis] = place

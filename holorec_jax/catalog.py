@@ -27,7 +27,8 @@ class CatalogConfig:
 
   Attributes:
     collisions: "leaf" (by training popularity, no extra step), "extra_level"
-      (one more code numbers them) or "reassign" (moved to free codes).
+      (one more code numbers them) or "reassign" (moved to free codes, once:
+      WORKDIR/reassigned keeps them).
     smoothing: added to every item's training count in a leaf.
   """
 

@@ -32,8 +32,8 @@ class Repeats:
 
   Attributes:
     visible_BNT: bool, the history items that a branch sees; N may be 1.
-    recency_RBNT: recency bias of each row of the bias's numbers, for levels one
-      each; N may be 1.
+    recency_RBNT: recency bias of each row of the bias's numbers (of levels: a
+      row a level); N may be 1.
     codes_LBT: int32 identifying codes of the history items.
     share_XBT: float32 shares of the history items: `Codes.share_IL`, or
       `Codes.share_IX` of unordered codes.

@@ -77,8 +77,8 @@ def resolve(codes_IL: np.ndarray, policy: str, num_codes: int) -> np.ndarray:
   if policy == "extra_level":
     return _number(codes_IL, num_codes)
   raise UserError(
-    f"collision policy {policy!r} is unknown here; expected leaf or extra_level"
-    " (reassign is a method of quantizers)."
+    f"collision policy {policy!r} is unknown here; expected one of"
+    f" {', '.join(POLICIES)}, the last of which is a method of quantizers."
   )
 
 

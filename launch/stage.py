@@ -98,6 +98,6 @@ def _join(together: bool) -> None:
   if cluster is not None and not together:
     raise UserError(
       f"{sys.argv[0]} runs in one process, but this is one of several; only"
-      " launch/train.py runs in several"
+      " launch/train.py and launch/align.py run in several"
     )
   processes.join(cluster)

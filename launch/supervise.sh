@@ -67,7 +67,7 @@ fi
 # The newest checkpoint of every system: grows, or changes, with progress.
 newest() {
   local folder
-  for folder in "$workdir"/checkpoints "$workdir"/systems/*/checkpoints; do
+  for folder in "$workdir"{,/systems/*,/aligned}/checkpoints; do
     [[ -d $folder ]] || continue
     echo "$folder $(ls "$folder" | grep -E '^[0-9]+$' | sort -n | tail -n 1)"
   done

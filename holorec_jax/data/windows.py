@@ -37,8 +37,18 @@ class TargetWindows:
   A batch depends on its number alone, so that going on from any is exact. The
   draws are with replacement: no epoch has to be shuffled, however many events.
 
-  Attributes:
+  Args:
+    dataset: of all events.
+    split: where training ends.
     rows: targets of a batch.
+    max_history: items of a history.
+    window: W.
+    seed: of the draws.
+    share: (index, count), this process's block of rows as `processes.row_share`
+      gives it; count divides rows.
+
+  Attributes:
+    rows: targets of a batch, those of other processes included.
     num_targets: in all; a user with n training events has n - 1.
   """
 
@@ -50,6 +60,7 @@ class TargetWindows:
     max_history: int,
     window: int,
     seed: int,
+    share: tuple[int, int] = (0, 1),
   ):
     self.rows = rows
     self._items = dataset.items
@@ -59,10 +70,12 @@ class TargetWindows:
     self._width = max_history
     self._window = window
     self._seed = seed
+    size = rows // share[1]
+    self._own = slice(share[0] * size, (share[0] + 1) * size)
     self.num_targets = int(self._after_U[-1])
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """Batch number `index`.
+    """This process's rows of batch number `index`.
 
     Returns:
       item_BT: int32 histories, oldest first, left-aligned, -1 padded; never
@@ -70,7 +83,7 @@ class TargetWindows:
       target_BW: int32 the target and the items after it, -1 padded.
     """
     rng = np.random.default_rng((self._seed, index))
-    return self.at(rng.integers(self.num_targets, size=self.rows))
+    return self.at(rng.integers(self.num_targets, size=self.rows)[self._own])
 
   def at(self, target_B: np.ndarray) -> dict[str, np.ndarray]:
     """The targets of these numbers, counted user by user."""

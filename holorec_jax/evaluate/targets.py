@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from holorec_jax.data import schema
+from holorec_jax.decode.requests import Histories
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Targets:
   def lengths_U(self) -> np.ndarray:
     """Events in each history."""
     return self.ends_U - self.starts_U
+
+  @property
+  def histories(self) -> Histories:
+    """What a recommender is asked."""
+    return Histories(self.events_E, self.starts_U, self.ends_U)
 
   def __len__(self) -> int:
     return len(self.users_U)

@@ -12,15 +12,13 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
+from jax.sharding import Mesh
 
-from holorec_jax import artifacts, config_fields, sharding
+from holorec_jax import artifacts, config_fields, processes, sharding
 from holorec_jax.catalog import Catalog
 from holorec_jax.data.windows import TargetWindows
 from holorec_jax.decode.engine import Engine, TreeEngine
-from holorec_jax.decode.recommender import Recommender
-from holorec_jax.decode.requests import Filters
 from holorec_jax.decode.set_search import SetEngine
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import intervals, metrics, targets
@@ -29,6 +27,7 @@ from holorec_jax.experiment.config import Config, defaults
 from holorec_jax.experiment.meaning import find_meaning
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import System, make_system
+from holorec_jax.experiment.target_ranks import TargetRanker
 from holorec_jax.quantize.categories import leaf_categories
 from holorec_jax.train import checkpoint, loop, preference_loop, seal
 from holorec_jax.train.preference import (
@@ -70,15 +69,22 @@ def align(
 ) -> None:
   """Aligns the headline system, from where it was stopped, and measures.
 
+  Several processes may do so together.
+
   Raises:
     UserError: it is not trained, or generates no codes, or aligned/ was made
       with another config or from another checkpoint.
+    Preempted: it was asked to stop, and has saved.
   """
   name = config.systems[0]
   config = dataclasses.replace(config, systems=(name,))
-  data = preparation.load_data(config, workdir)
-  built, sids_content = preparation.load_catalog(config, workdir, data)
-  step = training.best_steps(config, workdir, data, sids_content)[name]
+  data = processes.after_first(lambda: preparation.load_data(config, workdir))
+  built, sids_content = processes.after_first(
+    lambda: preparation.load_catalog(config, workdir, data)
+  )
+  step = processes.from_first(
+    lambda: training.best_steps(config, workdir, data, sids_content)[name]
+  )
   meaning = find_meaning(config, workdir, data, built, name)
   system = make_system(config, built, name, meaning)
   policy = make_policy(system.engine, name)
@@ -92,29 +98,55 @@ def align(
     "checkpoint": {"step": step, "content": artifacts.hash_file(seal_file)},
   }
   folder = workdir / FOLDER
-  config_fields.check_same_config(folder / "checkpoints", made_from, defaults())
   measured_with = made_from | config.section("search")
-  path = folder / RESULTS
-  if path.exists() and artifacts.read_json(path)["made_from"] == measured_with:
+  if processes.from_first(lambda: _claim(folder, made_from, measured_with)):
     logging.info("%s/%s is finished", FOLDER, RESULTS)
     return
-  params = _restore(system, supervised, step)
-  answers = _Answers(config, data, built, system)
+  # Rows are single histories: no device has a share of one.
+  mesh = sharding.make_mesh(
+    shape=dataclasses.replace(config.mesh, data=-1, sequence=1)
+  )
+  params = _restore(system, supervised, step, mesh)
+  ranker = TargetRanker(config, built, system, mesh)
   progress = _align(
-    config, preference, data, built, system, policy, params, answers, folder
+    config,
+    preference,
+    data,
+    built,
+    system,
+    policy,
+    params,
+    ranker,
+    mesh,
+    folder,
   )
-  aligned = _restore(system, folder / "checkpoints", progress.best_step)
-  artifacts.write_json(
-    path,
-    {
-      "system": name,
-      "steps": {"supervised": step, "aligned": progress.best_step},
-      "seconds": round(progress.seconds, 1),
-      "valid": answers.compare(params, aligned, "valid"),
-      "test": answers.compare(params, aligned, "test"),
-      "made_from": measured_with,
-    },
-  )
+  aligned = _restore(system, folder / "checkpoints", progress.best_step, mesh)
+  table = {
+    "system": name,
+    "steps": {"supervised": step, "aligned": progress.best_step},
+    "seconds": round(progress.seconds, 1),
+    "valid": _compare(
+      ranker, params, aligned, training.sample_valid(config, data), "valid"
+    ),
+    "test": _compare(
+      ranker,
+      params,
+      aligned,
+      targets.from_positions(data.dataset, data.split.test),
+      "test",
+    ),
+    "made_from": measured_with,
+  }
+  processes.from_first(lambda: artifacts.write_json(folder / RESULTS, table))
+
+
+def _claim(folder: pathlib.Path, made_from: dict, measured_with: dict) -> bool:
+  """Holds aligned/ to what it is made from; whether all is done."""
+  config_fields.check_same_config(folder / "checkpoints", made_from, defaults())
+  path = folder / RESULTS
+  if not path.exists():
+    return False
+  return artifacts.read_json(path)["made_from"] == measured_with
 
 
 def best(workdir: pathlib.Path) -> tuple[pathlib.Path, int]:
@@ -132,8 +164,15 @@ def best(workdir: pathlib.Path) -> tuple[pathlib.Path, int]:
   return workdir / FOLDER / "checkpoints", step
 
 
-def _restore(system: System, folder: pathlib.Path, step: int) -> dict:
-  target = jax.eval_shape(lambda: system.objective.init_params(0))
+def _restore(
+  system: System, folder: pathlib.Path, step: int, mesh: Mesh
+) -> dict:
+  shapes = jax.eval_shape(lambda: system.objective.init_params(0))
+  target = jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    sharding.param_shardings(shapes, mesh),
+  )
   return checkpoint.restore_params(folder, step, target, field="average")
 
 
@@ -145,10 +184,10 @@ def _align(
   system: System,
   policy: Policy,
   params: dict,
-  answers: "_Answers",
+  ranker: TargetRanker,
+  mesh: Mesh,
   folder: pathlib.Path,
 ) -> loop.Progress:
-  mesh = sharding.make_mesh()
   # The same for 1, 2, 4 and 8 devices, as in training.
   multiple = math.lcm(8, mesh.size)
   windows = TargetWindows(
@@ -158,6 +197,7 @@ def _align(
     config.input.max_history,
     preference.reward.window,
     preference.seed,
+    processes.row_share(sharding.by_row(mesh)),
   )
   ground = Ground(
     system.codes(),
@@ -166,17 +206,20 @@ def _align(
       built.codes_IL, leaf_categories(data.dataset)[0], policy.ordered
     ),
   )
+  valid = training.sample_valid(config, data)
   progress = preference_loop.align(
-    PreferenceObjective(policy, system.objective, preference),
-    params,
-    windows,
-    jax.device_put(ground, sharding.replicated(mesh)),
-    answers.validate,
-    mesh,
-    config.optim,
-    config.train.dtype,
-    folder,
-    f"{config.systems[0]}, {FOLDER}",
+    preference_loop.AlignTask(
+      PreferenceObjective(policy, system.objective, preference),
+      params,
+      windows,
+      jax.device_put(ground, sharding.replicated(mesh)),
+      lambda params: ranker.validate(params, valid),
+      mesh,
+      config.optim,
+      config.train.dtype,
+      folder,
+      f"{config.systems[0]}, {FOLDER}",
+    )
   )
   logging.info(
     "%s, aligned: best %s %.4f at step %d, %.0f s",
@@ -189,59 +232,26 @@ def _align(
   return progress
 
 
-class _Answers:
-  """What parameters make of the validation sample and of the test users."""
-
-  def __init__(
-    self, config: Config, data: Data, built: Catalog, system: System
-  ):
-    self._rows = {
-      # The sample that training validates on.
-      "valid": training.sample_valid(config, data),
-      "test": targets.from_positions(data.dataset, data.split.test),
+def _compare(
+  ranker: TargetRanker,
+  supervised: dict,
+  aligned: dict,
+  rows: targets.Targets,
+  split: str,
+) -> dict[str, Any]:
+  """Metrics of both, and aligned minus supervised with 95 % intervals."""
+  table: dict[str, Any] = {"users": len(rows)}
+  for seen in ("kept", "removed"):
+    rank_U, other_U = (
+      ranker.ranks(params, rows, seen == "removed", f"{which}, {split}")
+      for which, params in (("aligned", aligned), ("supervised", supervised))
+    )
+    table[seen] = {
+      "supervised": metrics.summarise(other_U),
+      "aligned": metrics.summarise(rank_U),
+      "gain": intervals.paired_difference(rank_U, other_U),
     }
-    self._recommender = Recommender(
-      system.engine,
-      {},  # every question brings its own parameters
-      built,
-      sharding.make_mesh(),
-      config.input.max_history,
-      config.search,
-    )
-
-  def _ranks(
-    self, params: dict, split: str, unseen: bool = False, progress: str = ""
-  ) -> np.ndarray:
-    rows = self._rows[split]
-    self._recommender.set_params(params)
-    found = self._recommender.recommend(
-      training.histories_of(rows),
-      Filters(exclude_seen=unseen),
-      progress=progress,
-    )
-    return metrics.target_ranks(found.items_UK, rows.items_U)
-
-  def validate(self, params: dict) -> dict[str, float]:
-    """As in training: seen items kept."""
-    means = metrics.summarise(self._ranks(params, "valid"))
-    return {f"valid/{key}": value for key, value in means.items()}
-
-  def compare(
-    self, supervised: dict, aligned: dict, split: str
-  ) -> dict[str, Any]:
-    """Metrics of both, and aligned minus supervised with 95 % intervals."""
-    table: dict[str, Any] = {"users": len(self._rows[split])}
-    for seen in ("kept", "removed"):
-      rank_U, other_U = (
-        self._ranks(params, split, seen == "removed", f"{which}, {split}")
-        for which, params in (("aligned", aligned), ("supervised", supervised))
-      )
-      table[seen] = {
-        "supervised": metrics.summarise(other_U),
-        "aligned": metrics.summarise(rank_U),
-        "gain": intervals.paired_difference(rank_U, other_U),
-      }
-    return table
+  return table
 
 
 def summarise(workdir: pathlib.Path) -> None:

@@ -88,7 +88,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     )
     if probe is not None:
       answers.accuracy[f"fine codes, {name}"] = probe.level_accuracy(
-        training.histories_of(rows["valid"]), rows["valid"].items_U
+        rows["valid"].histories, rows["valid"].items_U
       )
     answers.examples = answers.examples or _examples(
       data, built, recommender, probe, rows["test"]
@@ -130,7 +130,7 @@ def _search(
   """The lists of every split, and milliseconds per user of the test's."""
   # One batch compiles, so that the time of the others is that of search.
   first = rows["test"].take(slice(batch))
-  recommender.recommend(training.histories_of(first))
+  recommender.recommend(first.histories)
   lists, seconds = {}, {}
   for split, part in rows.items():
     lists[split], seconds[split] = _lists(recommender, part, f"{name}, {split}")
@@ -141,7 +141,7 @@ def _lists(
   recommender: Recommender, rows: targets.Targets, label: str
 ) -> tuple[targets.Lists, float]:
   """Both lists of every row, and the seconds that those of all items took."""
-  histories = training.histories_of(rows)
+  histories = rows.histories
   began = time.perf_counter()
   kept = recommender.recommend(histories, progress=label)
   seconds = time.perf_counter() - began
@@ -173,7 +173,7 @@ def _examples(
     examples.name_all(data.dataset, built),
     recommender,
     probe,
-    training.histories_of(rows),
+    rows.histories,
     data.dataset.user_ids[rows.users_U],
     rows.items_U.tolist(),
     SHOWN_ITEMS,

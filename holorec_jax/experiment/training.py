@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from holorec_jax import (
   artifacts,
@@ -20,9 +19,8 @@ from holorec_jax import (
 from holorec_jax.data import pipeline
 from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
-from holorec_jax.decode.requests import Histories
 from holorec_jax.errors import UserError
-from holorec_jax.evaluate import metrics, targets
+from holorec_jax.evaluate import targets
 from holorec_jax.experiment import preparation
 from holorec_jax.experiment.config import (
   MADE_FROM,
@@ -37,6 +35,7 @@ from holorec_jax.experiment.meaning import (
 )
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import System, make_system
+from holorec_jax.experiment.target_ranks import TargetRanker
 from holorec_jax.models import hf_qwen3
 from holorec_jax.train import checkpoint, loop, seal
 
@@ -46,11 +45,6 @@ def system_folder(
 ) -> pathlib.Path:
   """The headline system lies in the workdir, others in systems/NAME."""
   return workdir if name == config.systems[0] else workdir / "systems" / name
-
-
-def histories_of(rows: targets.Targets) -> Histories:
-  """Evaluation rows as histories."""
-  return Histories(rows.events_E, rows.starts_U, rows.ends_U)
 
 
 def sample_valid(config: Config, data: Data) -> targets.Targets:
@@ -177,12 +171,14 @@ def _train_system(
     source.batches_per_epoch,
     100 * source.padding_share,
   )
+  ranker = TargetRanker(config, built, system, mesh)
+  valid = sample_valid(config, data)
   loop.train(
     loop.Task(
       system.objective,
       source,
       jax.device_put(system.codes(), sharding.replicated(mesh)),
-      _make_validate(config, data, built, system, mesh),
+      lambda params: ranker.validate(params, valid),
       mesh,
       config.optim,
       config.train,
@@ -192,36 +188,6 @@ def _train_system(
       _find_initial(config, system, name),
     )
   )
-
-
-def _make_validate(
-  config: Config, data: Data, built: catalog.Catalog, system: System, mesh: Mesh
-) -> Callable[[dict], dict[str, float]]:
-  """validate(averaged parameters, as training stores them) -> metrics."""
-  rows = sample_valid(config, data)
-  own = rows.take(processes.own_rows(len(rows)))
-  recommender = Recommender(
-    system.engine,
-    {},  # every validation brings its own parameters
-    built,
-    sharding.make_mesh(jax.local_devices()),
-    config.input.max_history,
-    config.search,
-  )
-  gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
-
-  def validate(params: dict) -> dict[str, float]:
-    # Every process searches alone for its users, with all of the parameters.
-    whole = jax.tree.map(lambda x: x.addressable_data(0), gather(params))
-    recommender.set_params(whole)
-    found = recommender.recommend(histories_of(own))
-    ranks_U = metrics.target_ranks(found.items_UK, own.items_U)
-    ranks_U = processes.join_rows(ranks_U, len(rows))
-    return {
-      f"valid/{key}": value for key, value in metrics.summarise(ranks_U).items()
-    }
-
-  return validate
 
 
 def _find_initial(

@@ -158,45 +158,6 @@ class Experience:
   reference_BGM: jax.Array
 
 
-def make_collect(
-  policy: Policy, config: PreferenceConfig, mesh: Mesh, dtype: Dtype
-) -> Callable:
-  """collect(params, reference, ground, item_BT, target_BW, key) -> Experience.
-
-  Paths are drawn from `params`; both kinds of parameters are float32.
-  """
-
-  def collect(params, reference, ground: Ground, item_BT, target_BW, key):
-    paths = policy.sample(
-      cast(params, dtype),
-      ground.codes,
-      ground.index,
-      item_BT,
-      config.group,
-      config.temperature,
-      key,
-    )
-    reference_paths = policy.score(
-      cast(reference, dtype),
-      ground.codes,
-      ground.index,
-      item_BT,
-      paths,
-      config.temperature,
-    )
-    reward_BG = path_rewards(ground.tables, paths, target_BW, config.reward)
-    return Experience(
-      item_BT, target_BW, paths, reward_BG, reference_paths.log_prob_BGM
-    )
-
-  whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
-  return jax.jit(
-    collect,
-    in_shardings=(whole, whole, whole, rows, rows, whole),
-    out_shardings=rows,
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class PreferenceObjective:
   """GRPO with the supervised loss mixed in.
@@ -288,4 +249,41 @@ def _supervised(experience: Experience) -> Batch:
     last_BN=jnp.sum(filled_BT, axis=1, keepdims=True) - 1,
     target_BN=experience.target_BW[:, :1],
     weight_BN=jnp.ones((len(filled_BT), 1), jnp.float32),
+  )
+
+
+def make_collect(
+  objective: PreferenceObjective, mesh: Mesh, dtype: Dtype
+) -> Callable:
+  """collect(params, reference, ground, item_BT, target_BW, key) -> Experience.
+
+  Paths are drawn from `params`; both kinds of parameters are float32, stored as
+  in training.
+  """
+  policy, config = objective.policy, objective.config
+
+  def collect(params, reference, ground: Ground, item_BT, target_BW, key):
+    catalog = ground.codes, ground.index
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      params, reference = (
+        sharding.constrain(cast(x, dtype)) for x in (params, reference)
+      )
+      paths = policy.sample(
+        params, *catalog, item_BT, config.group, config.temperature, key
+      )
+      reference_paths = policy.score(
+        reference, *catalog, item_BT, paths, config.temperature
+      )
+    reward_BG = path_rewards(ground.tables, paths, target_BW, config.reward)
+    return Experience(
+      item_BT, target_BW, paths, reward_BG, reference_paths.log_prob_BGM
+    )
+
+  shapes = jax.eval_shape(lambda: objective.init_params(0))
+  stored = sharding.param_shardings(shapes, mesh)
+  whole, rows = sharding.replicated(mesh), sharding.by_row(mesh)
+  return jax.jit(
+    collect,
+    in_shardings=(stored, stored, whole, rows, rows, whole),
+    out_shardings=rows,
   )

@@ -4,9 +4,10 @@ As `train.loop`, with rounds in place of epochs. The supervised model itself is
 the first candidate (step 0), so the best checkpoint is never worse than it on
 validation. Checkpoints are made between rounds only: then the policy that the
 next round draws from is the one in the checkpoint, histories and draws follow
-from the step, and a run that was killed ends as if it had not been.
+from the step, and a run that was stopped or killed ends as if it had not been.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -20,12 +21,13 @@ from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from holorec_jax import sharding
+from holorec_jax import processes, sharding
 from holorec_jax.data.windows import TargetWindows
 from holorec_jax.precision import Dtype
 from holorec_jax.train.checkpoint import Checkpointer
 from holorec_jax.train.loop import METRIC, Progress, Reporter
 from holorec_jax.train.optimizer import OptimConfig, make_optimizer
+from holorec_jax.train.preemption import Notice, Preempted
 from holorec_jax.train.preference import (
   Experience,
   Ground,
@@ -33,7 +35,7 @@ from holorec_jax.train.preference import (
   PreferenceObjective,
   make_collect,
 )
-from holorec_jax.train.step import make_train_step
+from holorec_jax.train.step import make_train_step, state_shapes
 from holorec_jax.train.writers import MetricWriter
 from holorec_jax.types import TrainState
 
@@ -50,49 +52,111 @@ def make_optimizer_like(
   return make_optimizer(own, config.steps)
 
 
-def start_state(
-  reference: dict, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-  """The supervised parameters, not yet aligned; replicated over the mesh."""
+@dataclasses.dataclass(frozen=True)
+class AlignTask:
+  """What is aligned, on what and where.
 
-  def create(params):
-    return TrainState(
-      step=jnp.int32(0),
-      params=params,
-      average=jax.tree.map(jnp.copy, params),
-      opt_state=optimizer.init(params),
-    )
-
-  state = jax.jit(create, out_shardings=sharding.replicated(mesh))(reference)
-  # The step takes the state's memory over; the reference keeps its own.
-  return jax.tree.map(jnp.copy, state)
-
-
-def align(
-  objective: PreferenceObjective,
-  reference: dict,
-  windows: TargetWindows,
-  ground: Ground,
-  validate: Callable[[dict], dict[str, float]],
-  mesh: Mesh,
-  optim_config: OptimConfig,
-  dtype: Dtype,
-  folder: pathlib.Path,
-  name: str = "align",
-) -> Progress:
-  """Aligns from the newest checkpoint, or from the start, to the end.
-
-  Args:
-    objective: the policy with its losses.
-    reference: float32 parameters of the supervised model.
-    windows: histories and what came next; rows divide over the mesh.
+  Attributes:
+    objective: the policy with its losses, and how long.
+    reference: float32 parameters of the supervised model, stored as training
+      stores them.
+    windows: histories and what came next; rows divide over the mesh. Of
+      several processes each has its own share of them.
     ground: the catalogue, replicated over the mesh.
-    validate: averaged parameters -> metrics, `loop.METRIC` among them.
-    mesh: where to train.
+    validate: averaged parameters -> metrics, `METRIC` among them. Every process
+      calls it; what process 0 finds counts.
+    mesh: where to train; rows are single histories, so `sequence` is 1.
     optim_config: of supervised training.
     dtype: compute dtype.
     folder: gets `checkpoints/`, `metrics.jsonl` and TensorBoard events.
     name: shown beside the progress bar.
+  """
+
+  objective: PreferenceObjective
+  reference: dict
+  windows: TargetWindows
+  ground: Ground
+  validate: Callable[[dict], dict[str, float]]
+  mesh: Mesh
+  optim_config: OptimConfig
+  dtype: Dtype
+  folder: pathlib.Path
+  name: str = "align"
+
+  @property
+  def config(self) -> PreferenceConfig:
+    return self.objective.config
+
+  def make_optimizer(self) -> optax.GradientTransformation:
+    return make_optimizer_like(self.optim_config, self.config)
+
+  def start(self) -> TrainState:
+    """The supervised parameters, not yet aligned."""
+    optimizer = self.make_optimizer()
+
+    def create(params):
+      # Copies: the step takes the state's memory, the reference keeps its own.
+      return TrainState(
+        step=jnp.int32(0),
+        params=jax.tree.map(jnp.copy, params),
+        average=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+      )
+
+    places = jax.tree.map(lambda x: x.sharding, self.shapes())
+    return jax.jit(create, out_shardings=places)(self.reference)
+
+  def shapes(self) -> TrainState:
+    """Shapes of the state and where it lies."""
+    return state_shapes(
+      self.objective.supervised, self.make_optimizer(), self.mesh
+    )
+
+  def make_update(self) -> Callable:
+    """update(state, experience) -> (state, metrics); takes state's memory."""
+    # Of experience on its ground, where others are of a batch and its codes.
+    objective: Any = self.objective
+    step = make_train_step(
+      objective,
+      self.make_optimizer(),
+      self.mesh,
+      self.config.seed,
+      self.optim_config.average_decay,
+      self.dtype,
+    )
+    return lambda state, experience: step(state, experience, self.ground)
+
+  def make_draw(self) -> Callable[[dict, int], list[Experience]]:
+    """draw(params, step) -> the batches of the round that begins at a step."""
+    config = self.config
+    collect = make_collect(self.objective, self.mesh, self.dtype)
+    # Not the key of the updates, which count from the same seed.
+    key = jax.random.fold_in(jax.random.key(config.seed), config.steps)
+
+    def draw(params: dict, step: int) -> list[Experience]:
+      first = step // config.updates_per_round * config.batches_per_round
+      drawn = []
+      for batch in range(first, first + config.batches_per_round):
+        columns = sharding.put_rows(self.windows[batch], self.mesh)
+        drawn.append(
+          collect(
+            params,
+            self.reference,
+            self.ground,
+            columns["item_BT"],
+            columns["target_BW"],
+            jax.random.fold_in(key, batch),
+          )
+        )
+      return drawn
+
+    return draw
+
+
+def align(task: AlignTask) -> Progress:
+  """Aligns from the newest checkpoint, or from the start, to the end.
+
+  Several processes call it alike.
 
   Returns:
     How alignment ended.
@@ -100,125 +164,107 @@ def align(
   Raises:
     UserError: on a loss that is not finite (names the step), a full disk, or
       checkpoints of another model.
+    Preempted: it was asked to stop, and has saved after the round at hand.
   """
-  config = objective.config
-  optimizer = make_optimizer_like(optim_config, config)
-  reference = jax.device_put(reference, sharding.replicated(mesh))
-  state = start_state(reference, optimizer, mesh)
-  # Of experience on its ground, where others are of a batch and its codes.
-  step_objective: Any = objective
-  update = make_train_step(
-    step_objective,
-    optimizer,
-    mesh,
-    config.seed,
-    optim_config.average_decay,
-    dtype,
-  )
-  rounds = _Rounds(
-    config,
-    _make_draw(objective, reference, windows, ground, mesh, dtype),
-    lambda state, experience: update(state, experience, ground),
-  )
-  with Checkpointer(folder / "checkpoints", last=1) as saver:
-    restored, progress, done = saver.restore(state), Progress(), 0
-    if restored is not None:
-      state, done = restored.state, restored.step
+  with Checkpointer(task.folder / "checkpoints") as saver:
+    restored = saver.restore(task.shapes())
+    if restored is None:
+      state, step, progress = task.start(), None, Progress()
+    else:
+      state, step = restored.state, restored.step
       progress = Progress(**restored.loop)
-      logging.info("%s: going on from step %d", name, done)
-    with (
-      MetricWriter(folder, -1 if restored is None else done) as writer,
-      tqdm(total=config.steps, initial=done, desc=name, unit="step") as bar,
-    ):
-      reporter = Reporter(writer, bar, config.log_every)
-      began = time.perf_counter() - progress.seconds
-
-      def measure(step: int) -> None:
-        measured = validate(state.average)
-        reporter.validated(step, measured)
-        progress.count(step, measured[METRIC], time.perf_counter() - began)
-        progress.finished = (
-          step == config.steps or progress.stale >= config.patience
-        )
-        saver.save(
-          step,
-          state,
-          loop=dataclasses.asdict(progress),
-          metric=measured[METRIC],
-        )
-
-      if restored is None:
-        measure(0)
-      while not progress.finished:
-        state, done = rounds.run(state, done, reporter)
-        measure(done)
-  return progress
+      logging.info("%s: going on from step %d", task.name, step)
+    if not progress.finished:
+      with contextlib.ExitStack() as stack:
+        _Run(task, saver, state, step, progress, stack).align()
+    return progress
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rounds:
-  """Draws and updates, from one validation to the next.
+class _Run:
+  """One process's part in alignment, from a checkpoint to the next stop."""
 
-  Attributes:
-    config: how many of each.
-    draw: (params, step) -> the batches of the round that begins at a step.
-    update: (state, batch) -> (state, metrics).
-  """
+  def __init__(
+    self,
+    task: AlignTask,
+    saver: Checkpointer,
+    state: TrainState,
+    step: int | None,
+    progress: Progress,
+    stack: contextlib.ExitStack,
+  ):
+    self._task, self._saver, self._state = task, saver, state
+    self._starts, self._step = step is None, step or 0
+    self._progress = progress
+    self._notice = stack.enter_context(Notice(self._step))
+    writer = None
+    if processes.is_first():
+      # A start is validated, whether one before it was or not.
+      kept = -1 if self._starts else self._step
+      writer = stack.enter_context(MetricWriter(task.folder, kept))
+    bar = stack.enter_context(
+      tqdm(
+        total=task.config.steps,
+        initial=self._step,
+        desc=task.name,
+        unit="step",
+        disable=not processes.is_first(),
+      )
+    )
+    self._reporter = Reporter(writer, bar, task.config.log_every)
+    self._reporter.resume(progress.unwritten)
+    self._began = time.perf_counter() - progress.seconds
 
-  config: PreferenceConfig
-  draw: Callable[[dict, int], list[Experience]]
-  update: Callable[[TrainState, Experience], tuple[TrainState, Any]]
-
-  def run(
-    self, state: TrainState, done: int, reporter: Reporter
-  ) -> tuple[TrainState, int]:
-    """Whole rounds until it is time to validate; state and steps done."""
-    config, pending = self.config, None
-    while True:
-      batches = self.draw(state.params, done)
+  def align(self) -> None:
+    """Whole rounds until all is done; Preempted where it is asked to stop."""
+    draw, update = self._task.make_draw(), self._task.make_update()
+    config = self._task.config
+    if self._starts:
+      self._save(self._validate())
+    stops, pending = False, None
+    while not self._progress.finished:
+      batches = draw(self._state.params, self._step)
       for number in range(config.updates_per_round):
-        state, metrics = self.update(state, batches[number % len(batches)])
-        done += 1
+        batch = batches[number % len(batches)]
+        self._state, metrics = update(self._state, batch)
         # One step late: the device is busy while the host reads.
         if pending is not None:
-          reporter.add(done - 1, pending)
+          self._reporter.add(self._step, pending)
         pending = metrics
-      if done % config.updates_per_validation == 0 or done == config.steps:
-        assert pending is not None  # as a round has an update
-        reporter.add(done, pending)
-        reporter.flush(done)
-        return state, done
+        self._step += 1
+        stops |= self._notice.reached(self._step)
+      validates = self._step % config.updates_per_validation == 0
+      validates |= self._step == config.steps
+      if not (stops or validates):
+        continue
+      assert pending is not None  # as a round has an update
+      self._reporter.add(self._step, pending)
+      pending = None
+      self._save(self._validate() if validates else None)
+      if stops and not self._progress.finished:
+        self._saver.wait()
+        raise Preempted
 
+  def _validate(self) -> float:
+    self._reporter.flush(self._step)
+    found = self._task.validate(self._state.average)
+    measured = processes.from_first(lambda: found)
+    self._reporter.validated(self._step, measured)
+    progress, config = self._progress, self._task.config
+    progress.count(self._step, measured[METRIC], self._seconds())
+    progress.finished = (
+      self._step == config.steps or progress.stale >= config.patience
+    )
+    return measured[METRIC]
 
-def _make_draw(
-  objective: PreferenceObjective,
-  reference: dict,
-  windows: TargetWindows,
-  ground: Ground,
-  mesh: Mesh,
-  dtype: Dtype,
-) -> Callable[[dict, int], list[Experience]]:
-  """draw(params, step) -> the batches of the round that begins at a step."""
-  config = objective.config
-  collect = make_collect(objective.policy, config, mesh, dtype)
-  # Not the key of the updates, which count from the same seed.
-  key = jax.random.fold_in(jax.random.key(config.seed), config.steps)
+  def _save(self, metric: float | None) -> None:
+    self._progress.seconds = self._seconds()
+    self._progress.unwritten = self._reporter.unwritten
+    self._saver.save(
+      self._step,
+      self._state,
+      loop=dataclasses.asdict(self._progress),
+      metric=metric,
+    )
 
-  def draw(params: dict, step: int) -> list[Experience]:
-    first = step // config.updates_per_round * config.batches_per_round
-    drawn = []
-    for batch in range(first, first + config.batches_per_round):
-      columns = sharding.put_rows(windows[batch], mesh)
-      drawn.append(
-        collect(
-          params,
-          reference,
-          ground,
-          columns["item_BT"],
-          columns["target_BW"],
-          jax.random.fold_in(key, batch),
-        )
-      )
-    return drawn
-
-  return draw
+  def _seconds(self) -> float:
+    return time.perf_counter() - self._began

@@ -43,6 +43,17 @@ def state_shardings(
   return sharding.shardings_like(shapes, shapes.params, mesh)
 
 
+def state_shapes(
+  objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes of the state with where each leaf of it is stored."""
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    jax.eval_shape(_creator(objective, optimizer, 0)),
+    state_shardings(objective, optimizer, mesh),
+  )
+
+
 def init_state(
   objective: Objective,
   optimizer: optax.GradientTransformation,

@@ -26,7 +26,7 @@ from holorec_jax.train.progress import Progress
 from holorec_jax.train.step import (
   init_state,
   make_train_step,
-  state_shardings,
+  state_shapes,
 )
 from holorec_jax.types import TrainState
 
@@ -120,7 +120,9 @@ class Task:
 
   def start(self) -> TrainState:
     """The state of step 0."""
-    state = self._draw()
+    state = init_state(
+      self.objective, self.make_optimizer(), self.config.seed, self.mesh
+    )
     if self.read_initial is None:
       return state
     initial = self.read_initial()
@@ -130,20 +132,9 @@ class Task:
       average=_begin_with(state.average, initial),
     )
 
-  def _draw(self) -> TrainState:
-    return init_state(
-      self.objective, self.make_optimizer(), self.config.seed, self.mesh
-    )
-
   def shapes(self) -> TrainState:
     """Shapes of the state and where it lies: a restart has no room for two."""
-    shapes = jax.eval_shape(self._draw)
-    places = state_shardings(self.objective, self.make_optimizer(), self.mesh)
-    return jax.tree.map(
-      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      shapes,
-      places,
-    )
+    return state_shapes(self.objective, self.make_optimizer(), self.mesh)
 
   def make_step(self, optimizer: optax.GradientTransformation) -> Callable:
     """step(state, batch, codes) -> (state, metrics); takes state's memory."""

@@ -15,7 +15,6 @@ from holorec_jax.experiment import (
   alignment,
   preparation,
   recommendation,
-  training,
 )
 from holorec_jax.models.sasrec import SasRec, SasRecConfig
 from holorec_jax.train import preference_loop, seal, writers
@@ -60,7 +59,7 @@ def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
   run = recommendation.open_run(workdir, "aligned")
   data = preparation.load_data(run.config, workdir)
   rows = targets.from_positions(data.dataset, data.split.test)
-  found = run.recommender.recommend(training.histories_of(rows))
+  found = run.recommender.recommend(rows.histories)
   means = metrics.summarise(metrics.target_ranks(found.items_UK, rows.items_U))
   assert means == pytest.approx(tree["test"]["kept"]["aligned"])
   alignment.summarise(workdir)

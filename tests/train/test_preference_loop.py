@@ -2,13 +2,20 @@
 
 import dataclasses
 import functools
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 import tiny_models as tiny
+from quick_xla import xla_flags
 
-from holorec_jax import sharding
+from holorec_jax import processes, sharding
 from holorec_jax.data.schema import Dataset
 from holorec_jax.data.splits import Split
 from holorec_jax.data.windows import TargetWindows
@@ -17,6 +24,7 @@ from holorec_jax.train import loop, preference_loop
 from holorec_jax.train.losses import LossConfig
 from holorec_jax.train.objective import GeneratorObjective
 from holorec_jax.train.optimizer import OptimConfig
+from holorec_jax.train.preemption import Preempted
 from holorec_jax.train.preference import (
   Ground,
   PreferenceConfig,
@@ -49,18 +57,18 @@ def compile_once():
     yield
 
 
-def make_ground():
+def make_ground(mesh):
   return jax.device_put(
     Ground(
       tiny.make_codes(CATALOG),
       TreeEngine(MODEL).place(CATALOG)[1],
       make_tables(CATALOG.codes_IL, np.full(ITEMS, -1), POLICY.ordered),
     ),
-    sharding.replicated(MESH),
+    sharding.replicated(mesh),
   )
 
 
-def make_windows(window=3, rows=4, right=None):
+def make_windows(mesh, window=3, rows=4, right=None):
   """Ten users; with `right` every target is that item."""
   rng = np.random.default_rng(0)
   offsets = np.arange(11) * 6
@@ -70,28 +78,37 @@ def make_windows(window=3, rows=4, right=None):
   dataset = Dataset("made", np.arange(ITEMS), {}, np.arange(10), offsets, items)
   length_U = np.full(10, 6)
   return TargetWindows(
-    dataset, Split(length_U - 2, length_U - 2, length_U - 1), rows, 4, window, 0
+    dataset,
+    Split(length_U - 2, length_U - 2, length_U - 1),
+    rows,
+    4,
+    window,
+    0,
+    processes.row_share(sharding.by_row(mesh)),
   )
 
 
-def run(folder, validate=None, right=None, **changes):
+def run(folder, validate=None, right=None, mesh=MESH, **changes):
   config = dataclasses.replace(CONFIG, **changes)
   seen = []
 
   def constant(params):
-    seen.append(jax.device_get(params))
+    if jax.process_count() == 1:
+      seen.append(jax.device_get(params))
     return {loop.METRIC: 0.5 - 0.01 * len(seen)}
 
   progress = preference_loop.align(
-    PreferenceObjective(POLICY, OBJECTIVE, config),
-    PARAMS,
-    make_windows(config.reward.window, right=right),
-    make_ground(),
-    validate or constant,
-    MESH,
-    OptimConfig(clip_norm=10.0),
-    "float32",
-    folder,
+    preference_loop.AlignTask(
+      PreferenceObjective(POLICY, OBJECTIVE, config),
+      jax.device_put(PARAMS, sharding.param_shardings(PARAMS, mesh)),
+      make_windows(mesh, config.reward.window, right=right),
+      make_ground(mesh),
+      validate or constant,
+      mesh,
+      OptimConfig(clip_norm=10.0),
+      "float32",
+      folder,
+    )
   )
   return progress, seen
 
@@ -173,3 +190,92 @@ def test_resumed_is_straight(straight, tmp_path):
   again, nothing = run(tmp_path, **changes)
   assert again.finished
   assert not nothing
+
+
+def test_asked_to_stop_it_saves_between_validations(tmp_path):
+  """SIGTERM after the second validation; lines of three steps span the stop."""
+  changes = dict(steps=9, validate_every=4, log_every=3)
+  run(tmp_path / "straight", **changes)
+  calls = []
+
+  def ask(params):
+    calls.append(1)
+    if len(calls) == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return {loop.METRIC: 0.5 - 0.01 * len(calls)}
+
+  stopped = tmp_path / "stopped"
+  with pytest.raises(Preempted):
+    run(stopped, validate=ask, **changes)
+  assert len(calls) == 2
+  assert (stopped / "checkpoints" / "5").is_dir()
+  run(stopped, validate=ask, **changes)
+  assert len(calls) == 4  # of steps 0, 4, 8 and 9
+  for name in ("train/loss", "train/reward", "train/gradient_norm"):
+    assert values(stopped, name) == values(tmp_path / "straight", name)
+
+
+# Rows over four pairs of devices, each of which shares matrices.
+SPLIT = sharding.MeshConfig(fsdp=2, tensor=2)
+FEW = dict(steps=3, validate_every=3)
+CHILD = """
+import pathlib, sys
+import jax
+address, process, folder, tests = sys.argv[1:]
+jax.distributed.initialize(address, num_processes=2, process_id=int(process))
+sys.path[:0] = [tests, tests + "/train"]
+import test_preference_loop as of
+of.run(
+  pathlib.Path(folder), mesh=of.sharding.make_mesh(shape=of.SPLIT), **of.FEW
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  """What one device makes of three updates."""
+  folder = tmp_path_factory.mktemp("alone")
+  run(folder, mesh=sharding.make_mesh(jax.devices()[:1]), **FEW)
+  return folder
+
+
+def check_curves(folder, alone):
+  for name in ("train/loss", "train/reward", "train/kl", "train/sft"):
+    np.testing.assert_allclose(
+      values(folder, name), values(alone, name), rtol=2e-5, atol=1e-7
+    )
+
+
+def test_on_a_mesh_it_is_as_on_one_device(alone, tmp_path):
+  run(tmp_path, mesh=sharding.make_mesh(shape=SPLIT), **FEW)
+  check_curves(tmp_path, alone)
+
+
+def test_two_processes_are_one(alone, tmp_path):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  tests = pathlib.Path(__file__).resolve().parent.parent
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": xla_flags(4),
+    "PYTHONPATH": str(tests.parent),
+  }
+  children = [
+    subprocess.Popen(
+      [sys.executable, "-c", CHILD, address, str(i), str(tmp_path), str(tests)],
+      env=environment,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  try:
+    for child in children:
+      _, error = child.communicate(timeout=200)
+      assert child.returncode == 0, error
+  finally:
+    for child in children:
+      child.kill()
+  check_curves(tmp_path, alone)

@@ -125,7 +125,7 @@ def flags_of(script: str) -> frozenset[str]:
 EVERY_FLAG = frozenset().union(
   *(
     flags_of(path.relative_to(ROOT).as_posix())
-    for folder in ("launch", "tests/launch")
+    for folder in ("launch", "launch/clusters", "tests/launch")
     for path in (ROOT / folder).glob("*.[ps][yh]")
   )
 )

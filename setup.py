@@ -6,6 +6,7 @@ CORE = [
   "absl-py>=2.1",
   "array-record>=0.8",
   "flatbuffers>=24",
+  "fsspec>=2024.6",
   "flax>=0.12",
   "grain>=0.2.15",
   "jax>=0.10",

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from holorec_jax import config_fields
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import comparison, comparison_table
+from holorec_jax.experiment import comparison, comparison_table, mirror
 from holorec_jax.experiment.comparison import Job, Plan
 
 LAUNCH = pathlib.Path(__file__).resolve().parent
@@ -220,7 +220,7 @@ def report(plan: Plan) -> None:
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
-  workdir = pathlib.Path(str(WORKDIR.value))
+  workdir = mirror.local_folder(str(WORKDIR.value))
   plan = comparison.make_plan(
     list(CONFIGS.value or ()),
     SEEDS.value,

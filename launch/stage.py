@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from holorec_jax import config_fields, processes
 from holorec_jax.errors import UserError
+from holorec_jax.experiment import mirror
 from holorec_jax.experiment.config import (
   Config,
   load_config,
@@ -72,7 +73,7 @@ def run(
       raise UserError(f"unknown argument {argv[1]!r}; see --help")
     memory.keep_freed()
     _join(together)
-    workdir = pathlib.Path(str(WORKDIR.value))
+    workdir = mirror.local_folder(str(WORKDIR.value))
     # JAX announces every accelerator that it does not find.
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)
     with remove_unused(workdir):

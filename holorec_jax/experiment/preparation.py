@@ -20,10 +20,11 @@ from holorec_jax import artifacts, catalog, manifest, neighbours
 from holorec_jax.data import prepare, readers, schema, splits
 from holorec_jax.data.config import DataConfig
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import kept_tree, published
+from holorec_jax.experiment import kept_tree, mirror, published
 from holorec_jax.experiment.config import Config
 from holorec_jax.quantize import collisions, health, quantizers
 from holorec_jax.vectors import assemble, encode
+from holorec_jax.vectors.assemble import VectorConfig
 
 SCHEMA = 2
 SIDS_SECTIONS = ("sid", "sids_path")
@@ -86,7 +87,8 @@ def prepare_data(
     logging.info("dataset/ is finished")
     return
   began = time.perf_counter()
-  dataset = execute(config.data)
+  mirror.fetch(config, workdir)
+  dataset = execute(mirror.near(config, workdir).data)
   # A data set that cannot be split shall fail before it is written.
   splits.split_dataset(dataset, config.data.split)
   inputs = _dataset_inputs(config, workdir)
@@ -97,7 +99,8 @@ def prepare_data(
 
 
 def _dataset_inputs(config: Config, workdir: pathlib.Path) -> dict[str, str]:
-  return _outside(workdir, "dataset", readers.raw_files(config.data))
+  near = mirror.near(config, workdir)
+  return _outside(workdir, "dataset", readers.raw_files(near.data))
 
 
 def _sealed_dataset(
@@ -174,6 +177,8 @@ def fit_sids(config: Config, workdir: pathlib.Path) -> None:
   """Builds item vectors, fits the quantizer, writes the SID matrix."""
   data = load_data(config, workdir)
   began = time.perf_counter()
+  if not (workdir / "sids").exists():
+    mirror.fetch(config, workdir)
   vectors_ID = _vectors(config, workdir, data)
   folder = workdir / "sids"
   inputs = _sids_inputs(config, workdir, data)
@@ -181,7 +186,8 @@ def fit_sids(config: Config, workdir: pathlib.Path) -> None:
     logging.info("sids/ is finished")
     return
   with artifacts.atomic_folder(folder) as partial:
-    report = _write_sids(config, data, vectors_ID, partial)
+    near = mirror.near(config, workdir)
+    report = _write_sids(near, data, vectors_ID, partial)
     _seal(config, partial, SIDS_SECTIONS, inputs, "fit_sids")
   logging.info(
     "sids: fine row collides on %.2f %% of items",
@@ -221,11 +227,7 @@ def _vectors(config: Config, workdir: pathlib.Path, data: Data) -> np.ndarray:
   folder = workdir / "vectors"
   inputs = _vectors_inputs(config, workdir, data)
   if _sealed(config, folder, ("vectors",), inputs) is None:
-    located = dataclasses.replace(
-      config.vectors,
-      path=config.beside_data(config.vectors.path),
-      ids_path=config.beside_data(config.vectors.ids_path),
-    )
+    located = locate_vectors(config.vectors, config, workdir)
     vectors_ID, cold = assemble.fit_vectors(data.dataset, data.split, located)
     with artifacts.atomic_folder(folder) as partial:
       np.save(partial / "vectors.npy", vectors_ID)
@@ -237,21 +239,32 @@ def _vectors(config: Config, workdir: pathlib.Path, data: Data) -> np.ndarray:
   return np.load(folder / "vectors.npy", mmap_mode="r")
 
 
+def locate_vectors(
+  vectors: VectorConfig, config: Config, workdir: pathlib.Path
+) -> VectorConfig:
+  """With the places of the files that they read."""
+  near = mirror.near(dataclasses.replace(config, vectors=vectors), workdir)
+  return dataclasses.replace(
+    near.vectors,
+    path=near.beside_data(near.vectors.path),
+    ids_path=near.beside_data(near.vectors.ids_path),
+  )
+
+
 def _vectors_inputs(
   config: Config, workdir: pathlib.Path, data: Data
 ) -> dict[str, str]:
-  paths = _vector_files(config)
+  paths = _vector_files(locate_vectors(config.vectors, config, workdir))
   return _outside(workdir, "vectors", paths) | {"dataset": data.content}
 
 
-def _vector_files(config: Config) -> dict[str, pathlib.Path]:
+def _vector_files(vectors: VectorConfig) -> dict[str, pathlib.Path]:
   """What the sources of item vectors read, by config field."""
-  vectors = config.vectors
   paths: dict[str, pathlib.Path] = {}
   if "precomputed" in vectors.sources:
     paths |= {
-      "vectors.path": pathlib.Path(config.beside_data(vectors.path)),
-      "vectors.ids_path": pathlib.Path(config.beside_data(vectors.ids_path)),
+      "vectors.path": pathlib.Path(vectors.path),
+      "vectors.ids_path": pathlib.Path(vectors.ids_path),
     }
   if "sentence_transformers" in vectors.sources:
     # A name on the hub is no folder here, and the name has to do.
@@ -272,7 +285,8 @@ def _sids_inputs(
   )
   paths: dict[str, pathlib.Path] = {}
   if config.sids_path:
-    paths["sids_path"] = pathlib.Path(config.beside_data(config.sids_path))
+    near = mirror.near(config, workdir)
+    paths["sids_path"] = pathlib.Path(near.beside_data(near.sids_path))
   return _outside(workdir, "sids", paths) | {"vectors": vectors.content}
 
 

@@ -47,11 +47,7 @@ def compare(
 
   def vectors_of(vectors: VectorConfig) -> np.ndarray:
     if vectors not in built:
-      located = dataclasses.replace(
-        vectors,
-        path=config.beside_data(vectors.path),
-        ids_path=config.beside_data(vectors.ids_path),
-      )
+      located = preparation.locate_vectors(vectors, config, workdir)
       built[vectors] = assemble.build_vectors(data.dataset, data.split, located)
     return built[vectors]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 from absl import logging
-from jax.sharding import Mesh
 
 from holorec_jax import artifacts, config_fields, processes, sharding
 from holorec_jax.catalog import Catalog
@@ -26,7 +25,7 @@ from holorec_jax.experiment import preparation, training
 from holorec_jax.experiment.config import Config, defaults
 from holorec_jax.experiment.meaning import find_meaning
 from holorec_jax.experiment.preparation import Data
-from holorec_jax.experiment.systems import System, make_system
+from holorec_jax.experiment.systems import make_system
 from holorec_jax.experiment.target_ranks import TargetRanker
 from holorec_jax.quantize.categories import leaf_categories
 from holorec_jax.train import checkpoint, loop, preference_loop, seal
@@ -82,62 +81,52 @@ def align(
   built, sids_content = processes.after_first(
     lambda: preparation.load_catalog(config, workdir, data)
   )
-  step = processes.from_first(
-    lambda: training.best_steps(config, workdir, data, sids_content)[name]
-  )
-  meaning = find_meaning(config, workdir, data, built, name)
-  system = make_system(config, built, name, meaning)
-  policy = make_policy(system.engine, name)
   supervised = training.system_folder(config, workdir, name) / "checkpoints"
-  seal_file = supervised / str(step) / seal.SEAL
+  # Before anything is written: it refuses systems without codes.
+  aligner = _Aligner(config, preference, workdir, data, built)
+  start = processes.from_first(
+    lambda: _find_start(config, workdir, data, sids_content, supervised)
+  )
   made_from = {
     "preference": config_fields.resolved(dataclasses.asdict(preference)),
     "system": name,
     "dataset": data.content,
     "sids": sids_content,
-    "checkpoint": {"step": step, "content": artifacts.hash_file(seal_file)},
+    "checkpoint": start,
   }
   folder = workdir / FOLDER
   measured_with = made_from | config.section("search")
   if processes.from_first(lambda: _claim(folder, made_from, measured_with)):
     logging.info("%s/%s is finished", FOLDER, RESULTS)
     return
-  # Rows are single histories: no device has a share of one.
-  mesh = sharding.make_mesh(
-    shape=dataclasses.replace(config.mesh, data=-1, sequence=1)
-  )
-  params = _restore(system, supervised, step, mesh)
-  ranker = TargetRanker(config, built, system, mesh)
-  progress = _align(
-    config,
-    preference,
-    data,
-    built,
-    system,
-    policy,
-    params,
-    ranker,
-    mesh,
-    folder,
-  )
-  aligned = _restore(system, folder / "checkpoints", progress.best_step, mesh)
-  table = {
+  params = aligner.restore(supervised, start["step"])
+  progress = aligner.align(params, folder)
+  aligned = aligner.restore(folder / "checkpoints", progress.best_step)
+  results = {
     "system": name,
-    "steps": {"supervised": step, "aligned": progress.best_step},
+    "steps": {
+      "supervised": start["step"],
+      "aligned": progress.best_step,
+    },
     "seconds": round(progress.seconds, 1),
-    "valid": _compare(
-      ranker, params, aligned, training.sample_valid(config, data), "valid"
-    ),
-    "test": _compare(
-      ranker,
-      params,
-      aligned,
-      targets.from_positions(data.dataset, data.split.test),
-      "test",
-    ),
+    **aligner.compare(params, aligned),
     "made_from": measured_with,
   }
-  processes.from_first(lambda: artifacts.write_json(folder / RESULTS, table))
+  processes.from_first(lambda: artifacts.write_json(folder / RESULTS, results))
+
+
+def _find_start(
+  config: Config,
+  workdir: pathlib.Path,
+  data: Data,
+  sids_content: str,
+  folder: pathlib.Path,
+) -> dict[str, Any]:
+  """Step and hash of the best supervised checkpoint."""
+  steps = training.best_steps(config, workdir, data, sids_content)
+  step = steps[config.systems[0]]
+  content = artifacts.hash_file(folder / str(step) / seal.SEAL)
+  return {"step": step, "content": content}
 
 
 def _claim(folder: pathlib.Path, made_from: dict, measured_with: dict) -> bool:
@@ -164,94 +153,119 @@ def best(workdir: pathlib.Path) -> tuple[pathlib.Path, int]:
   return workdir / FOLDER / "checkpoints", step
 
 
-def _restore(
-  system: System, folder: pathlib.Path, step: int, mesh: Mesh
-) -> dict:
-  shapes = jax.eval_shape(lambda: system.objective.init_params(0))
-  target = jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    shapes,
-    sharding.param_shardings(shapes, mesh),
-  )
-  return checkpoint.restore_params(folder, step, target, field="average")
+class _Aligner:
+  """The headline system on its mesh, with the users that it is judged by."""
 
-
-def _align(
-  config: Config,
-  preference: PreferenceConfig,
-  data: Data,
-  built: Catalog,
-  system: System,
-  policy: Policy,
-  params: dict,
-  ranker: TargetRanker,
-  mesh: Mesh,
-  folder: pathlib.Path,
-) -> loop.Progress:
-  # The same for 1, 2, 4 and 8 devices, as in training.
-  multiple = math.lcm(8, mesh.size)
-  windows = TargetWindows(
-    data.dataset,
-    data.split,
-    -(-preference.users // multiple) * multiple,
-    config.input.max_history,
-    preference.reward.window,
-    preference.seed,
-    processes.row_share(sharding.by_row(mesh)),
-  )
-  ground = Ground(
-    system.codes(),
-    system.engine.place(built)[1],
-    make_tables(
-      built.codes_IL, leaf_categories(data.dataset)[0], policy.ordered
-    ),
-  )
-  valid = training.sample_valid(config, data)
-  progress = preference_loop.align(
-    preference_loop.AlignTask(
-      PreferenceObjective(policy, system.objective, preference),
-      params,
-      windows,
-      jax.device_put(ground, sharding.replicated(mesh)),
-      lambda params: ranker.validate(params, valid),
-      mesh,
-      config.optim,
-      config.train.dtype,
-      folder,
-      f"{config.systems[0]}, {FOLDER}",
-    )
-  )
-  logging.info(
-    "%s, aligned: best %s %.4f at step %d, %.0f s",
-    config.systems[0],
-    loop.METRIC,
-    progress.best,
-    progress.best_step,
-    progress.seconds,
-  )
-  return progress
-
-
-def _compare(
-  ranker: TargetRanker,
-  supervised: dict,
-  aligned: dict,
-  rows: targets.Targets,
-  split: str,
-) -> dict[str, Any]:
-  """Metrics of both, and aligned minus supervised with 95 % intervals."""
-  table: dict[str, Any] = {"users": len(rows)}
-  for seen in ("kept", "removed"):
-    rank_U, other_U = (
-      ranker.ranks(params, rows, seen == "removed", f"{which}, {split}")
-      for which, params in (("aligned", aligned), ("supervised", supervised))
-    )
-    table[seen] = {
-      "supervised": metrics.summarise(other_U),
-      "aligned": metrics.summarise(rank_U),
-      "gain": intervals.paired_difference(rank_U, other_U),
+  def __init__(
+    self,
+    config: Config,
+    preference: PreferenceConfig,
+    workdir: pathlib.Path,
+    data: Data,
+    built: Catalog,
+  ):
+    name = config.systems[0]
+    meaning = find_meaning(config, workdir, data, built, name)
+    self._system = make_system(config, built, name, meaning)
+    self._policy = make_policy(self._system.engine, name)
+    self._config, self._preference = config, preference
+    self._data, self._built = data, built
+    shape = config.mesh
+    if shape.sequence > 1:
+      # Rows are single histories: no device has a share of one.
+      shape = dataclasses.replace(shape, data=-1, sequence=1)
+    self._mesh = sharding.make_mesh(shape=shape)
+    self._ranker = TargetRanker(config, built, self._system, self._mesh)
+    self._rows = {
+      # The sample that training validates on.
+      "valid": training.sample_valid(config, data),
+      "test": targets.from_positions(data.dataset, data.split.test),
     }
-  return table
+
+  def restore(self, folder: pathlib.Path, step: int) -> dict:
+    """Averaged parameters of a checkpoint, stored as training stores them."""
+    shapes = jax.eval_shape(lambda: self._system.objective.init_params(0))
+    target = jax.tree.map(
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      shapes,
+      sharding.param_shardings(shapes, self._mesh),
+    )
+    return checkpoint.restore_params(folder, step, target, field="average")
+
+  def align(self, params: dict, folder: pathlib.Path) -> loop.Progress:
+    """From the newest checkpoint in the folder, or from these parameters."""
+    config, name = self._config, self._config.systems[0]
+    progress = preference_loop.align(
+      preference_loop.AlignTask(
+        PreferenceObjective(
+          self._policy, self._system.objective, self._preference
+        ),
+        params,
+        self._windows(),
+        jax.device_put(self._ground(), sharding.replicated(self._mesh)),
+        lambda params: self._ranker.validate(params, self._rows["valid"]),
+        self._mesh,
+        config.optim,
+        config.train.dtype,
+        folder,
+        f"{name}, {FOLDER}",
+      )
+    )
+    logging.info(
+      "%s, aligned: best %s %.4f at step %d, %.0f s",
+      name,
+      loop.METRIC,
+      progress.best,
+      progress.best_step,
+      progress.seconds,
+    )
+    return progress
+
+  def _windows(self) -> TargetWindows:
+    # The same for 1, 2, 4 and 8 devices, as in training.
+    multiple = math.lcm(8, self._mesh.size)
+    return TargetWindows(
+      self._data.dataset,
+      self._data.split,
+      -(-self._preference.users // multiple) * multiple,
+      self._config.input.max_history,
+      self._preference.reward.window,
+      self._preference.seed,
+      processes.row_share(sharding.by_row(self._mesh)),
+    )
+
+  def _ground(self) -> Ground:
+    category_I = leaf_categories(self._data.dataset)[0]
+    return Ground(
+      self._system.codes(),
+      self._system.engine.place(self._built)[1],
+      make_tables(self._built.codes_IL, category_I, self._policy.ordered),
+    )
+
+  def compare(self, supervised: dict, aligned: dict) -> dict[str, Any]:
+    """Of each split the metrics of both, and aligned minus supervised.
+
+    The differences have 95 % intervals.
+    """
+    both = {"supervised": supervised, "aligned": aligned}
+    table: dict[str, Any] = {}
+    for split, rows in self._rows.items():
+      table[split] = {"users": len(rows)}
+      for seen in ("kept", "removed"):
+        unseen = seen == "removed"
+        ranks = {
+          which: self._ranker.ranks(params, rows, unseen, f"{which}, {split}")
+          for which, params in both.items()
+        }
+        table[split][seen] = {
+          **{
+            which: metrics.summarise(rank_U) for which, rank_U in ranks.items()
+          },
+          "gain": intervals.paired_difference(
+            ranks["aligned"], ranks["supervised"]
+          ),
+        }
+    return table
 
 
 def summarise(workdir: pathlib.Path) -> None:

@@ -6,6 +6,7 @@ copied once, before the stage that needs it. What artefacts record is the
 address and the hash of the bytes; a copy may be deleted when all are made.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import fsspec
+from absl import logging
 from tqdm import tqdm
 
 from holorec_jax import artifacts
@@ -20,14 +22,10 @@ from holorec_jax.errors import UserError
 from holorec_jax.experiment.config import Config
 
 FOLDER = "mirror"
-# Leaves that may hold an address; "" is the config itself.
-_LEAVES = (
-  ("data", "path"),
-  ("data", "items_path"),
-  ("vectors", "path"),
-  ("vectors", "ids_path"),
-  ("", "sids_path"),
-)
+# Leaves that may hold an address, by section; that of "" is the config itself.
+_DATA = (("data", "path"), ("data", "items_path"))
+_VECTORS = (("vectors", "path"), ("vectors", "ids_path"))
+_SIDS = (("", "sids_path"),)
 _CHUNK = 1 << 24
 
 
@@ -53,7 +51,10 @@ def local_folder(path: str) -> pathlib.Path:
 
 def near(config: Config, workdir: pathlib.Path) -> Config:
   """The config with paths of copies, there or not, in place of addresses."""
-  for section, leaf, address in _addresses(config):
+  for section, leaf in (*_DATA, *_VECTORS, *_SIDS):
+    address = _value(config, section, leaf)
+    if not is_address(address):
+      continue
     copied: dict[str, Any] = {leaf: str(_place(workdir, address))}
     if section:
       part = getattr(config, section)
@@ -62,27 +63,56 @@ def near(config: Config, workdir: pathlib.Path) -> Config:
   return config
 
 
-def fetch(config: Config, workdir: pathlib.Path) -> None:
-  """Copies what is not there yet.
+def fetch_data(config: Config, workdir: pathlib.Path) -> None:
+  """Copies events and item table, unless they are there.
 
   Raises:
-    UserError: an address cannot be read, the disk is full, or a relative path
-      starts in a folder of which there is no copy.
+    UserError: an address cannot be read, or the disk is full.
   """
-  for section, leaf, address in _addresses(config):
+  _fetch(config, workdir, _DATA)
+
+
+def fetch_vectors(config: Config, workdir: pathlib.Path) -> None:
+  """Copies what the vectors are made of, unless it is there; as fetch_data."""
+  _fetch(config, workdir, _VECTORS)
+
+
+def fetch_sids(config: Config, workdir: pathlib.Path) -> None:
+  """Copies published codes, unless they are there; as fetch_data."""
+  _fetch(config, workdir, _SIDS)
+
+
+def _fetch(
+  config: Config, workdir: pathlib.Path, leaves: tuple[tuple[str, str], ...]
+) -> None:
+  for section, leaf in leaves:
+    path = _value(config, section, leaf)
     name = ".".join(filter(None, ("config", section, leaf)))
-    place = _place(workdir, address)
-    if not place.exists():
-      _copy(name, address, place)
-  if is_address(config.data.path):
-    _refuse_neighbours(config, _place(workdir, config.data.path))
+    if is_address(path):
+      _copy(name, path, _place(workdir, path))
+    elif leaves != _DATA and path and not pathlib.Path(path).is_absolute():
+      _fetch_beside(name, path, config, workdir)
 
 
-def _addresses(config: Config) -> Iterator[tuple[str, str, str]]:
-  for section, leaf in _LEAVES:
-    value = getattr(getattr(config, section) if section else config, leaf)
-    if is_address(value):
-      yield section, leaf, value
+def _fetch_beside(
+  name: str, path: str, config: Config, workdir: pathlib.Path
+) -> None:
+  """The data's folder, in which a relative path starts."""
+  address = config.data.path
+  if not is_address(address):
+    return
+  place = _place(workdir, address)
+  _copy("config.data.path", address, place)
+  if place.is_file():
+    raise UserError(
+      f"{name} is {path!r}, beside config.data.path, which is the address of"
+      f" one file, {address}: give the address of its folder there, or that of"
+      f" {path} here"
+    )
+
+
+def _value(config: Config, section: str, leaf: str) -> str:
+  return getattr(getattr(config, section) if section else config, leaf)
 
 
 def _place(workdir: pathlib.Path, address: str) -> pathlib.Path:
@@ -92,48 +122,63 @@ def _place(workdir: pathlib.Path, address: str) -> pathlib.Path:
   return workdir / FOLDER / digest / (last or "all")
 
 
-def _refuse_neighbours(config: Config, copy: pathlib.Path) -> None:
-  """Of one file nothing beside it is copied."""
-  if not copy.is_file():
-    return
-  vectors = config.vectors
-  for name, path in (
-    ("config.vectors.path", vectors.path),
-    ("config.vectors.ids_path", vectors.ids_path),
-    ("config.sids_path", config.sids_path),
-  ):
-    if path and not is_address(path) and not pathlib.Path(path).is_absolute():
-      raise UserError(
-        f"{name} is {path!r}, beside config.data.path, which is the address of"
-        f" one file, {config.data.path}: give the address of its folder there,"
-        f" or that of {path} here"
-      )
-
-
 def _copy(name: str, address: str, place: pathlib.Path) -> None:
-  try:
+  if place.exists():
+    logging.info("%s is read from its copy %s", address, place)
+    return
+  if "::" in address or "?" in address:
+    raise UserError(
+      f"{name}: {address} is a chain or has a query; expected PROTOCOL://PLACE"
+      " of a file or folder"
+    )
+  files, root, sizes = _list(name, address)
+  place.parent.parent.mkdir(parents=True, exist_ok=True)
+  with (
+    artifacts.atomic_folder(place.parent) as partial,
+    tqdm(
+      total=sum(size or 0 for size in sizes.values()),
+      desc=f"copying {address}",
+      unit="B",
+      unit_scale=True,
+    ) as bar,
+  ):
+    for each in sizes:
+      target = partial / place.name / each.removeprefix(root).strip("/")
+      target.parent.mkdir(parents=True, exist_ok=True)
+      with open(target, "wb") as copy:
+        for chunk in _read(name, address, files, each):
+          copy.write(chunk)
+          bar.update(len(chunk))
+
+
+def _list(name: str, address: str) -> tuple[Any, str, dict[str, int | None]]:
+  """The file system, the address's path in it, and sizes of the files there."""
+  with _explained(name, address):
     files, root = fsspec.core.url_to_fs(address)
-    names = [root] if files.isfile(root) else sorted(files.find(root))
-    if not names:
+    if files.isfile(root):
+      found = {root: files.info(root)}
+    else:
+      found = files.find(root, detail=True)
+    if not found:
       raise FileNotFoundError("there is no file")
-    sizes = [files.size(each) for each in names]
-    place.parent.parent.mkdir(parents=True, exist_ok=True)
-    with (
-      artifacts.atomic_folder(place.parent) as partial,
-      tqdm(
-        total=sum(size or 0 for size in sizes),
-        desc=f"copying {address}",
-        unit="B",
-        unit_scale=True,
-      ) as bar,
-    ):
-      for each in names:
-        inside = each.removeprefix(root).strip("/")
-        target = partial / place.name / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with files.open(each, "rb") as source, open(target, "wb") as copy:
-          while chunk := source.read(_CHUNK):
-            copy.write(chunk)
-            bar.update(len(chunk))
-  except (ImportError, OSError, ValueError) as error:
-    raise UserError(f"{name}: {address} cannot be read: {error}") from error
+    return (
+      files,
+      root,
+      {each: found[each].get("size") for each in sorted(found)},
+    )
+
+
+def _read(name: str, address: str, files: Any, path: str) -> Iterator[bytes]:
+  with _explained(name, address), files.open(path, "rb") as source:
+    while chunk := source.read(_CHUNK):
+      yield chunk
+
+
+@contextlib.contextmanager
+def _explained(name: str, address: str) -> Iterator[None]:
+  """Errors of the file systems' clients, whatever they derive from."""
+  try:
+    yield
+  except Exception as error:
+    why = str(error) or type(error).__name__
+    raise UserError(f"{name}: {address} cannot be read: {why}") from error

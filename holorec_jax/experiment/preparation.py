@@ -87,7 +87,7 @@ def prepare_data(
     logging.info("dataset/ is finished")
     return
   began = time.perf_counter()
-  mirror.fetch(config, workdir)
+  mirror.fetch_data(config, workdir)
   dataset = execute(mirror.near(config, workdir).data)
   # A data set that cannot be split shall fail before it is written.
   splits.split_dataset(dataset, config.data.split)
@@ -177,8 +177,6 @@ def fit_sids(config: Config, workdir: pathlib.Path) -> None:
   """Builds item vectors, fits the quantizer, writes the SID matrix."""
   data = load_data(config, workdir)
   began = time.perf_counter()
-  if not (workdir / "sids").exists():
-    mirror.fetch(config, workdir)
   vectors_ID = _vectors(config, workdir, data)
   folder = workdir / "sids"
   inputs = _sids_inputs(config, workdir, data)
@@ -186,6 +184,7 @@ def fit_sids(config: Config, workdir: pathlib.Path) -> None:
     logging.info("sids/ is finished")
     return
   with artifacts.atomic_folder(folder) as partial:
+    mirror.fetch_sids(config, workdir)
     near = mirror.near(config, workdir)
     report = _write_sids(near, data, vectors_ID, partial)
     _seal(config, partial, SIDS_SECTIONS, inputs, "fit_sids")
@@ -227,7 +226,8 @@ def _vectors(config: Config, workdir: pathlib.Path, data: Data) -> np.ndarray:
   folder = workdir / "vectors"
   inputs = _vectors_inputs(config, workdir, data)
   if _sealed(config, folder, ("vectors",), inputs) is None:
-    located = locate_vectors(config.vectors, config, workdir)
+    mirror.fetch_vectors(config, workdir)
+    located = locate_vectors(config, workdir)
     vectors_ID, cold = assemble.fit_vectors(data.dataset, data.split, located)
     with artifacts.atomic_folder(folder) as partial:
       np.save(partial / "vectors.npy", vectors_ID)
@@ -239,11 +239,9 @@ def _vectors(config: Config, workdir: pathlib.Path, data: Data) -> np.ndarray:
   return np.load(folder / "vectors.npy", mmap_mode="r")
 
 
-def locate_vectors(
-  vectors: VectorConfig, config: Config, workdir: pathlib.Path
-) -> VectorConfig:
+def locate_vectors(config: Config, workdir: pathlib.Path) -> VectorConfig:
   """With the places of the files that they read."""
-  near = mirror.near(dataclasses.replace(config, vectors=vectors), workdir)
+  near = mirror.near(config, workdir)
   return dataclasses.replace(
     near.vectors,
     path=near.beside_data(near.vectors.path),
@@ -254,7 +252,7 @@ def locate_vectors(
 def _vectors_inputs(
   config: Config, workdir: pathlib.Path, data: Data
 ) -> dict[str, str]:
-  paths = _vector_files(locate_vectors(config.vectors, config, workdir))
+  paths = _vector_files(locate_vectors(config, workdir))
   return _outside(workdir, "vectors", paths) | {"dataset": data.content}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from holorec_jax import artifacts, config_fields
-from holorec_jax.experiment import preparation
+from holorec_jax.experiment import mirror, preparation
 from holorec_jax.experiment.config import Config
 from holorec_jax.quantize import health, quantizers
 from holorec_jax.quantize.quantizers import SidConfig
@@ -47,7 +47,9 @@ def compare(
 
   def vectors_of(vectors: VectorConfig) -> np.ndarray:
     if vectors not in built:
-      located = preparation.locate_vectors(vectors, config, workdir)
+      its = dataclasses.replace(config, vectors=vectors)
+      mirror.fetch_vectors(its, workdir)
+      located = preparation.locate_vectors(its, workdir)
       built[vectors] = assemble.build_vectors(data.dataset, data.split, located)
     return built[vectors]
 

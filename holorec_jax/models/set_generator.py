@@ -125,9 +125,6 @@ class SetGenerator(nn.Module):
     M, V, D = self.num_codebooks, self.num_codes, c.d_model
     normal = nn.initializers.normal(stddev=1.0)
     self.code_embedding_MVD = self.param("code_embedding", normal, (M, V, D))
-    self.codebook_embedding_MD = self.param(
-      "codebook_embedding", normal, (M, D)
-    )
     self.bos_D = self.param("bos", normal, (D,))
     self.encoder = HistoryEncoder(c)
     self.decoder = StepDecoder(c)
@@ -152,10 +149,7 @@ class SetGenerator(nn.Module):
 
   def embed(self, codebook: jax.Array, code: jax.Array) -> jax.Array:
     """Codes (..) of codebooks (..) -> (.., D)."""
-    return (
-      self.code_embedding_MVD[codebook, code]
-      + self.codebook_embedding_MD[codebook]
-    )
+    return self.code_embedding_MVD[codebook, code]
 
   def open_branches(
     self,

@@ -201,6 +201,8 @@ def restore_params(
 ) -> Any:
   """Reads one field of the state alone, such as its parameters.
 
+  Of several processes all call it.
+
   Args:
     folder: the folder of the checkpoints.
     step: a step, "best" for that of the greatest metric, None for the newest.
@@ -216,10 +218,13 @@ def restore_params(
   folder = pathlib.Path(folder).absolute()
   names = [path.name for path in folder.glob("*") if path.name.isdigit()]
   found = sorted(map(int, names), reverse=True)
-  if step == "best":
-    chosen = seal.best_whole(folder)
-  else:
-    chosen = seal.first_whole(folder, [s for s in found if step in (None, s)])
+
+  def choose() -> int | None:
+    if step == "best":
+      return seal.best_whole(folder)
+    return seal.first_whole(folder, [s for s in found if step in (None, s)])
+
+  chosen = processes.from_first(choose)
   if chosen is None:
     which = "" if step is None else f" {step!r}"
     raise UserError(

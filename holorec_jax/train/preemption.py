@@ -39,6 +39,11 @@ class Notice:
       # A run before may have ended at a greater step, which JAX remembers.
       multihost_utils.reached_preemption_sync_point(start_step)
 
+  @property
+  def came(self) -> bool:
+    """Whether it came already; of several processes none knows that alone."""
+    return self._alone and self._noticed
+
   def reached(self, step: int) -> bool:
     """Whether to save and stop now, after `step`; asked after every step.
 

@@ -164,7 +164,8 @@ def align(task: AlignTask) -> Progress:
   Raises:
     UserError: on a loss that is not finite (names the step), a full disk, or
       checkpoints of another model.
-    Preempted: it was asked to stop, and has saved after the round at hand.
+    Preempted: it was asked to stop, and has saved after the round at hand or,
+      of several processes, the one after it.
   """
   with Checkpointer(task.folder / "checkpoints") as saver:
     restored = saver.restore(task.shapes())
@@ -220,6 +221,7 @@ class _Run:
     config = self._task.config
     if self._starts:
       self._save(self._validate())
+      self._stop_if(self._notice.came)
     stops, pending = False, None
     while not self._progress.finished:
       batches = draw(self._state.params, self._step)
@@ -240,9 +242,13 @@ class _Run:
       self._reporter.add(self._step, pending)
       pending = None
       self._save(self._validate() if validates else None)
-      if stops and not self._progress.finished:
-        self._saver.wait()
-        raise Preempted
+      self._stop_if(stops or self._notice.came)
+
+  def _stop_if(self, asked: bool) -> None:
+    """After a save."""
+    if asked and not self._progress.finished:
+      self._saver.wait()
+      raise Preempted
 
   def _validate(self) -> float:
     self._reporter.flush(self._step)

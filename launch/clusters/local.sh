@@ -57,8 +57,9 @@ export JAX_COORDINATOR_ADDRESS=localhost:$((61000 + RANDOM % 4000))
 export JAX_NUM_PROCESSES=$processes
 
 logs=$(mktemp -d) || exit 1
-children=()
+children=() stopped=
 pass_on() {
+  stopped=yes
   kill -TERM "${children[@]}" 2>/dev/null
 }
 trap pass_on TERM INT
@@ -71,6 +72,7 @@ for ((i = 0; i < processes; i++)); do
   fi
   children+=($!)
 done
+[[ -z $stopped ]] || pass_on
 
 # How much a status asks for.
 weight() {

@@ -14,11 +14,12 @@
 # resource) and all of its workers have mounted one file system, here
 # /mnt/shared, with prepared data and codes (launch/prepare_data.py and
 # launch/fit_sids.py, on one worker). Every worker gets a clone of --source,
-# installs it with jax[tpu], and runs the command under launch/supervise.sh with
+# installs it with jax[tpu] (Python 3.11 with its venv module has to be there, on
+# Ubuntu apt install python3.11-venv), and runs the command under launch/supervise.sh with
 # --coordinator=auto, by which JAX finds the others. Start it again after the
 # TPU was taken away and created anew: the run goes on from its last checkpoint.
-# Output of each worker: ~/holorec.log there. With --dry_run=yes the commands
-# are printed and not run.
+# Output of each worker: ~/holorec.log there. With --dry_run the commands are
+# printed and not run.
 set -euo pipefail
 
 readonly refused=2
@@ -38,7 +39,7 @@ while (($#)); do
     --name=*) name=${1#*=} ;;
     --zone=*) zone=${1#*=} ;;
     --source=*) source=${1#*=} ;;
-    --dry_run=*) dry_run=${1#*=} ;;
+    --dry_run) dry_run=yes ;;
     --*) say "unknown option $1; see --help" && exit $refused ;;
     *) break ;;
   esac
@@ -50,20 +51,26 @@ if [[ -z $name || -z $zone || -z $source || $# == 0 ]]; then
 fi
 
 # Both run on every worker. The first leaves what is there up to date.
-printf -v install '%s' \
-  "set -e; [ -d holorec_jax ] || git clone -q ${source@Q} holorec_jax; " \
-  "cd holorec_jax; git pull -q; [ -d .venv ] || python3.11 -m venv .venv; " \
-  ".venv/bin/pip install -q -e '.[tpu]'"
-printf -v train '%s' \
-  "cd holorec_jax; . .venv/bin/activate; " \
-  "nohup bash launch/supervise.sh ${*@Q} --coordinator=auto " \
-  ">>~/holorec.log 2>&1 </dev/null &"
+printf -v source '%q' "$source"
+printf -v command '%q ' "$@"
+install="set -e
+[ -d holorec_jax ] || git clone -q $source holorec_jax
+cd holorec_jax
+git pull -q
+[ -x .venv/bin/pip ] || python3.11 -m venv --clear .venv
+.venv/bin/pip install -q -e '.[tpu]'"
+train="set -e
+cd holorec_jax
+. .venv/bin/activate
+nohup bash launch/supervise.sh $command--coordinator=auto \\
+  >>~/holorec.log 2>&1 </dev/null &"
 
 for step in "$install" "$train"; do
   ssh=(gcloud compute tpus tpu-vm ssh "$name" "--zone=$zone" --worker=all
     "--command=$step")
   if [[ -n $dry_run ]]; then
-    echo "${ssh[*]@Q}"
+    printf '%q ' "${ssh[@]}"
+    echo
   else
     "${ssh[@]}"
   fi

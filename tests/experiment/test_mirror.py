@@ -1,6 +1,7 @@
 """Inputs at an address: copied once, recorded by address, clear errors."""
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -66,9 +67,10 @@ def test_stages_read_copies_and_record_addresses(bucket, tmp_path):
 
 
 def test_each_is_copied_once(bucket, tmp_path):
-  mirror.fetch(CONFIG, tmp_path)
-  bucket.rm("/", recursive=True)
-  mirror.fetch(CONFIG, tmp_path)
+  mirror.fetch_data(CONFIG, tmp_path)
+  bucket.rm("/shop", recursive=True)
+  mirror.fetch_data(CONFIG, tmp_path)
+  mirror.fetch_vectors(CONFIG, tmp_path)
   near = mirror.near(CONFIG, tmp_path)
   assert np.load(near.beside_data(near.vectors.path)).shape == (6, 4)
   assert near.data.path.endswith("/raw")  # by which reports call the data
@@ -76,6 +78,10 @@ def test_each_is_copied_once(bucket, tmp_path):
     CONFIG, data=DataConfig(source="sequences", path="/a"), sids_path="b.json"
   )
   assert mirror.near(here, tmp_path) == here
+  # Where the data is prepared, what is fitted does not need it again.
+  elsewhere = tmp_path / "elsewhere"
+  mirror.fetch_sids(CONFIG, elsewhere)
+  assert len(list((elsewhere / "mirror").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -83,20 +89,60 @@ def test_each_is_copied_once(bucket, tmp_path):
   [
     ("memory://shop/nothing", "config.data.path: memory://shop/nothing cannot"),
     ("nosuch://shop/raw", "cannot be read: Protocol not known: nosuch"),
-    (
-      "memory://shop/raw/sequences.txt",
-      "config.vectors.path is 'deep/mine.npy', beside config.data.path",
-    ),
+    ("https://host/a.csv?sig=1", "config.data.path: https.*has a query"),
   ],
 )
-def test_what_cannot_be_read(bucket, tmp_path, path, message):
+def test_what_cannot_be_read(tmp_path, path, message):
   config = dataclasses.replace(
     CONFIG, data=dataclasses.replace(CONFIG.data, path=path)
   )
   with pytest.raises(UserError, match=message):
     preparation.prepare_data(config, tmp_path / "run")
-  assert not (tmp_path / "run" / "dataset").exists()
-  assert not list((tmp_path / "run").glob("mirror/**/.*.partial"))
+  assert not (tmp_path / "run").exists()
+
+
+def test_beside_one_file_there_is_nothing(bucket, tmp_path):
+  one = dataclasses.replace(CONFIG.data, path="memory://shop/raw/sequences.txt")
+  config = dataclasses.replace(CONFIG, data=one)
+  with pytest.raises(
+    UserError, match=r"config\.vectors\.path is 'deep/mine.npy', beside"
+  ):
+    mirror.fetch_vectors(config, tmp_path)
+
+
+class Denied(Exception):
+  """As clients of clouds raise them: no OSError."""
+
+
+@pytest.mark.parametrize(
+  ("error", "message"),
+  [
+    (Denied("no credentials"), "shop/raw cannot be read: no credentials"),
+    (Denied(), "shop/raw cannot be read: Denied"),
+  ],
+)
+def test_half_a_copy_is_none(bucket, tmp_path, monkeypatch, error, message):
+  opened = []
+
+  def open_(path, mode):
+    opened.append(path)
+    if len(opened) == 2:
+      raise error
+    return type(bucket).open(bucket, path, mode)
+
+  monkeypatch.setattr(bucket, "open", open_)
+  with pytest.raises(UserError, match=message):
+    mirror.fetch_data(CONFIG, tmp_path)
+  assert list((tmp_path / "mirror").iterdir()) == []
+
+
+def test_a_full_disk_is_not_the_address(bucket, tmp_path, monkeypatch):
+  def full(path, mode):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(mirror, "open", full, raising=False)
+  with pytest.raises(UserError, match=r"^the disk is full"):
+    mirror.fetch_data(CONFIG, tmp_path)
 
 
 def test_workdirs_are_folders(tmp_path):

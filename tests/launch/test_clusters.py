@@ -4,13 +4,14 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from test_docs import Block, problems_of
+from test_docs import Block, calls_of, problems_of
 
 from holorec_jax import processes
 from holorec_jax.train import preemption
@@ -50,7 +51,8 @@ def test_scripts_parse_and_what_they_name_is_there(script):
     helped = run("bash", script, "--help")
     assert helped.returncode == 0
     assert helped.stdout.startswith("One run ")
-    example = helped.stdout.split("such as\n")[1].split("\n\n")[1]
+    example = helped.stdout.split("such as\n\n")[1].split("\n\n")[0]
+    assert "launch/train.py" in [name for name, _ in calls_of(example)]
     check_flags(script.name, example)
     assert run("bash", script, "--nosuch=1").returncode == 2
     assert run("bash", script).returncode == 2
@@ -119,7 +121,9 @@ def test_local_passes_sigterm_on(tmp_path):
 
 # Stand-ins: srun leaves its own options out, python notes what it is asked
 # and, as training, is stopped by the SIGTERM that ends the job's time.
-SRUN = 'while [[ $1 == --* ]]; do shift; done; exec "$@"'
+SRUN = """
+while [[ $1 == --* ]]; do echo "srun $1" >>"$NOTES"; shift; done; exec "$@"
+"""
 PYTHON = """
 echo "$@" >>"$NOTES"
 case $1 in
@@ -145,6 +149,8 @@ def slurm(tmp_path):
     "HOME": "/home/someone",
     "NOTES": str(notes),
     "SLURM_JOB_ID": "17",
+    "SLURM_CPUS_ON_NODE": "96",
+    "SLURM_CPUS_PER_TASK": "12",
     "SLURM_SUBMIT_DIR": str(tmp_path),
   }
 
@@ -158,14 +164,20 @@ def slurm(tmp_path):
 def test_slurm_job_prepares_trains_and_queues_again(slurm):
   status, notes = slurm()
   assert status == preemption.EXIT_CODE
-  assert [note.split()[0] for note in notes] == [
-    "launch/prepare_data.py",
-    "launch/fit_sids.py",
-    "launch/train.py",
-    "scontrol",
+  assert [" ".join(note.split()[:2]) for note in notes] == [
+    "srun --nodes=1",
+    "srun --ntasks=1",
+    "srun --cpus-per-task=96",
+    "launch/prepare_data.py --config=configs/pod/holorec_1b.py",
+    "launch/fit_sids.py --config=configs/pod/holorec_1b.py",
+    # It does not take the batch script's since SLURM 22.05.
+    "srun --cpus-per-task=12",
+    "srun --kill-on-bad-exit=0",
+    "launch/train.py --config=configs/pod/holorec_1b.py",
+    "scontrol requeue",
   ]
   assert notes[-1] == "scontrol requeue 17"
-  for note in notes[:-1]:
+  for note in (note for note in notes if note.startswith("launch/")):
     assert "--config.data.path=/home/someone/data" in note
     assert "--workdir=/home/someone/runs/holorec" in note
 
@@ -173,7 +185,7 @@ def test_slurm_job_prepares_trains_and_queues_again(slurm):
 def test_slurm_job_ends_where_preparation_fails(slurm):
   status, notes = slurm(STAGES="2")
   assert status == 2
-  assert [note.split()[0] for note in notes] == ["launch/prepare_data.py"]
+  assert notes[-1].startswith("launch/prepare_data.py")
 
 
 def test_slurm_signals_and_tasks():
@@ -189,51 +201,76 @@ def test_slurm_signals_and_tasks():
   assert processes.find_cluster(environment) == {}
 
 
-def test_tpu_commands(tmp_path):
-  ended = run(
-    *("bash", TPU, "--name=pod", "--zone=zone-a", "--source=u v"),
-    *("--dry_run=yes", "python", "launch/train.py", "--workdir=a b"),
-    "--config=configs/pod/tiny.py",
-  )
-  assert ended.returncode == 0, ended.stderr
-  install, train = map(shlex.split, ended.stdout.splitlines())
-  for words in (install, train):
-    assert words[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod"]
-    assert words[6:8] == ["--zone=zone-a", "--worker=all"]
-  # The second on a worker where Python notes what it is asked.
-  home = tmp_path / "home"
-  write(home / "programs/python", 'printf "%s\\n" "$@" >"$HOME/notes"')
-  write(home / "holorec_jax/.venv/bin/activate", f"PATH={home}/programs:$PATH")
-  (home / "holorec_jax/launch").symlink_to(ROOT / "launch")
-  command = train[8].removeprefix("--command=")
-  environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
-  run("bash", "-c", f"{command} wait", cwd=home, env=environment, check=True)
-  asked = (home / "notes").read_text().splitlines()
-  assert asked == [
-    "launch/train.py",
-    "--workdir=a b",
-    "--config=configs/pod/tiny.py",
-    "--coordinator=auto",
-  ]
+@pytest.fixture
+def tpu(tmp_path):
+  """What tpu_vm.sh does on every worker: installs, then trains."""
+  write(tmp_path / "cloud/gcloud", 'printf "%s\\0" "$@" >>"$NOTES"')
+  notes = tmp_path / "asked"
+  path = f"{tmp_path}/cloud:{os.environ['PATH']}"
+
+  def commands(source: str, *command: str) -> list[str]:
+    call = ("bash", TPU, "--name=pod", "--zone=zone-a", f"--source={source}")
+    environment = {"NOTES": str(notes), "PATH": path}
+    shown = run(*call, "--dry_run", *command, env=environment, check=True)
+    assert shown.stdout.startswith("gcloud compute tpus tpu-vm ssh pod ")
+    assert not notes.exists()
+    run(*call, *command, env=environment, check=True)
+    *words, end = notes.read_text().split("\0")
+    assert len(words) == 2 * 8 and end == ""
+    for start in (0, 8):
+      assert words[start : start + 5] == [
+        "compute",
+        "tpus",
+        "tpu-vm",
+        "ssh",
+        "pod",
+      ]
+      assert words[start + 5 : start + 7] == ["--zone=zone-a", "--worker=all"]
+    return [words[place].removeprefix("--command=") for place in (7, 15)]
+
+  return commands
+
+
+def test_tpu_workers_train(tpu, tmp_path):
+  command = ("python", "launch/train.py", "--workdir=a b")
+  config = "--config=configs/pod/tiny.py"
+  _, train = tpu("u", *command, config)
+  write(tmp_path / "programs/python", 'printf "%s\\n" "$@" >"$HOME/notes"')
+  checkout = tmp_path / "holorec_jax"
+  write(checkout / ".venv/bin/activate", f"PATH={tmp_path}/programs:$PATH")
+  (checkout / "launch").symlink_to(ROOT / "launch")
+  environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+  started = run("bash", "-c", f"{train}\nwait", cwd=tmp_path, env=environment)
+  assert started.returncode == 0, started.stderr
+  asked = (tmp_path / "notes").read_text().splitlines()
+  assert asked == [*command[1:], config, "--coordinator=auto"]
   check_flags(TPU.name, shlex.join(["python", *asked]))
-  # The first, twice: a clone, then what is new in it.
+  shutil.rmtree(checkout)
+  assert run("bash", "-c", train, cwd=tmp_path, env=environment).returncode
+
+
+def test_tpu_workers_install(tpu, tmp_path):
+  """Twice: a clone, then what is new in it; an environment that was cut off."""
   origin, worker = tmp_path / "u v", tmp_path / "worker"
+  install, _ = tpu(str(origin), "true")
   worker.mkdir()
-  write(tmp_path / "programs/python3.11", 'mkdir -p "$3/bin"; cp pip "$3/bin"')
-  git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
+  python = 'for last; do :; done; mkdir -p "$last/bin"; cp pip "$last/bin"'
+  write(tmp_path / "programs/python3.11", python)
+  environment = {
+    "HOME": str(worker),
+    "PATH": f"{tmp_path}/programs:{os.environ['PATH']}",
+  }
+  author = ("-c", "user.name=a", "-c", "user.email=a@b")
   for number in (1, 2):
     write(origin / "pip", f'echo {number} "$@" >>"$HOME/notes"')
     if number == 1:
-      run("git", "init", "-q", cwd=origin)
-    run("git", "add", "pip", cwd=origin)
-    assert run(*git, "commit", "-qm", "x", cwd=origin).returncode == 0
-    environment = {
-      "HOME": str(worker),
-      "PATH": f"{tmp_path}/programs:{os.environ['PATH']}",
-    }
-    command = install[8].removeprefix("--command=").replace("u v", str(origin))
-    ended = run("bash", "-c", command, cwd=worker, env=environment)
+      run("git", "init", "-q", cwd=origin, check=True)
+    run("git", "add", "pip", cwd=origin, check=True)
+    run("git", *author, "commit", "-qm", "x", cwd=origin, check=True)
+    ended = run("bash", "-c", install, cwd=worker, env=environment)
     assert ended.returncode == 0, ended.stderr
-    pulled = (worker / "holorec_jax/pip").read_text()
-    assert pulled == (origin / "pip").read_text()
-  assert (worker / "notes").read_text() == "1 install -q -e .[tpu]\n" * 2
+    (worker / "holorec_jax/.venv/bin/pip").unlink()
+  assert (worker / "notes").read_text().splitlines() == [
+    "1 install -q -e .[tpu]",
+    "2 install -q -e .[tpu]",
+  ]

@@ -1,6 +1,5 @@
 """launch/clusters/gke_jobset.yaml: fields, flags, and the cluster it makes."""
 
-import itertools
 import pathlib
 import shlex
 
@@ -22,6 +21,10 @@ def strict(required: dict, optional: dict | None = None) -> dict:
     "required": list(required),
     "additionalProperties": False,
   }
+
+
+# As JobSet's admission webhook wants the names of rules.
+RULE = {"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}
 
 
 def several(item: dict) -> dict:
@@ -114,7 +117,7 @@ SCHEMA = strict(
           {
             "rules": several(
               strict(
-                {"name": TEXT, "action": {"enum": ACTIONS}},
+                {"name": RULE, "action": {"enum": ACTIONS}},
                 {"onJobFailureReasons": several(TEXT)},
               )
             )
@@ -155,14 +158,13 @@ def test_jobset():
   (policy,) = spec["failurePolicy"]["rules"]
   assert policy["onJobFailureReasons"] == ["PodFailurePolicy"]
   # What the pods are told is a cluster.
-  environment = {
-    each["name"]: each.get("value", "holorec-workers-0-0.holorec")
-    for each in container["env"]
-  }
-  for name, other in itertools.product(environment, repeat=2):
-    environment[name] = environment[name].replace(
-      f"$({other})", environment[other]
-    )
+  environment: dict[str, str] = {}
+  for each in container["env"]:
+    # Of a field that JobSet fills in; what is used has to come before.
+    value = each.get("value", "holorec-workers-0-0.holorec")
+    for known in environment:
+      value = value.replace(f"$({known})", environment[known])
+    environment[each["name"]] = value
   found = processes.find_cluster(environment | {"JOB_COMPLETION_INDEX": "3"})
   port = container["ports"][0]["containerPort"]
   assert found == {

@@ -1,5 +1,6 @@
 """The loop of alignment: it learns, resumes, and keeps the start."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -192,10 +193,48 @@ def test_resumed_is_straight(straight, tmp_path):
   assert not nothing
 
 
-def test_asked_to_stop_it_saves_between_validations(tmp_path):
-  """SIGTERM after the second validation; lines of three steps span the stop."""
-  changes = dict(steps=9, validate_every=4, log_every=3)
-  run(tmp_path / "straight", **changes)
+class NoticeAt:
+  """Of several processes: the answer is yes at one step alone."""
+
+  came = False
+
+  def __init__(self, step):
+    self._step = step
+
+  def __call__(self, start):
+    return contextlib.nullcontext(self)
+
+  def reached(self, step):
+    return step == self._step
+
+
+@pytest.mark.parametrize(
+  ("changes", "asked", "saved"),
+  [
+    # Lines of three steps span the stop.
+    (dict(steps=9, validate_every=4, log_every=3), 5, 5),
+    # Within a round of four updates, two rounds before a validation.
+    (SHORT | dict(mode="offline", rounds=4, steps=16, validate_every=8), 6, 8),
+    (SHORT | dict(mode="offline", rounds=4, steps=16, validate_every=12), 2, 4),
+  ],
+)
+def test_asked_to_stop_it_saves_when_the_round_is_done(
+  tmp_path, monkeypatch, changes, asked, saved
+):
+  straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+  run(straight, **changes)
+  with monkeypatch.context() as patch:
+    patch.setattr(preference_loop, "Notice", NoticeAt(asked))
+    with pytest.raises(Preempted):
+      run(stopped, **changes)
+  steps = [int(path.name) for path in (stopped / "checkpoints").glob("[0-9]*")]
+  assert max(steps) == saved
+  run(stopped, **changes)
+  for name in ("train/loss", "train/reward", "train/gradient_norm"):
+    assert values(stopped, name) == values(straight, name)
+
+
+def test_a_signal_during_validation_stops_at_once(tmp_path):
   calls = []
 
   def ask(params):
@@ -204,15 +243,13 @@ def test_asked_to_stop_it_saves_between_validations(tmp_path):
       os.kill(os.getpid(), signal.SIGTERM)
     return {loop.METRIC: 0.5 - 0.01 * len(calls)}
 
-  stopped = tmp_path / "stopped"
+  changes = dict(steps=9, validate_every=4)
   with pytest.raises(Preempted):
-    run(stopped, validate=ask, **changes)
-  assert len(calls) == 2
-  assert (stopped / "checkpoints" / "5").is_dir()
-  run(stopped, validate=ask, **changes)
+    run(tmp_path, validate=ask, **changes)
+  assert (tmp_path / "checkpoints" / "4").is_dir()
+  progress, _ = run(tmp_path, validate=ask, **changes)
+  assert progress.finished
   assert len(calls) == 4  # of steps 0, 4, 8 and 9
-  for name in ("train/loss", "train/reward", "train/gradient_norm"):
-    assert values(stopped, name) == values(tmp_path / "straight", name)
 
 
 # Rows over four pairs of devices, each of which shares matrices.

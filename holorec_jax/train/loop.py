@@ -7,15 +7,12 @@ stopped, after whatever step, ends with the same parameters, bit for bit on CPU.
 """
 
 import contextlib
-import dataclasses
-import time
 
 import grain.python as grain
 import jax
 from absl import logging
-from tqdm import tqdm
 
-from holorec_jax import processes, sharding
+from holorec_jax import sharding
 from holorec_jax.train import diagnosis
 from holorec_jax.train.checkpoint import Checkpointer
 from holorec_jax.train.flops import make_flops
@@ -23,12 +20,12 @@ from holorec_jax.train.meter import Meter, peak_flops
 from holorec_jax.train.preemption import Notice, Preempted
 from holorec_jax.train.profile import Profile
 from holorec_jax.train.progress import METRIC, Progress
-from holorec_jax.train.reporter import NotFinite, Reporter
+from holorec_jax.train.recorder import Recorder
+from holorec_jax.train.reporter import NotFinite
 from holorec_jax.train.task import Task, TrainConfig
-from holorec_jax.train.writers import MetricWriter
 from holorec_jax.types import Batch, TrainState
 
-__all__ = ["METRIC", "Progress", "Reporter", "Task", "TrainConfig", "train"]
+__all__ = ["METRIC", "Progress", "Task", "TrainConfig", "train"]
 
 
 def train(task: Task) -> Progress:
@@ -88,45 +85,27 @@ class _Run:
     self._profile = stack.enter_context(
       Profile(task.folder / "profile", task.profile)
     )
-    writer = None
-    if processes.is_first():
-      writer = stack.enter_context(MetricWriter(task.folder, step))
-    bar = stack.enter_context(
-      tqdm(
-        total=task.total_steps,
-        initial=step,
-        desc=task.name,
-        unit="step",
-        disable=not processes.is_first(),
-      )
+    self._recorder = Recorder(
+      task.course, saver, progress, step, stack, self._meter
     )
-    self._reporter = Reporter(writer, bar, task.config.log_every, self._meter)
-    self._reporter.resume(progress.unwritten)
-    self._clock = time.perf_counter()
-    self._seconds_before = progress.seconds
 
   def train(self) -> None:
     """Goes on until all is done; Preempted where it is asked to stop."""
     task, config = self._task, self._task.config
     train_step = task.make_step(task.make_optimizer())
     epochs = config.evaluate_every * task.source.batches_per_epoch
-    pending = None
     for step in range(self._first, task.total_steps + 1):
       self._profile.before(step)
       batch = self._feed()
       self._state, metrics = train_step(self._state, batch, task.codes)
-      # One step late: the device is busy while the host reads.
-      if pending is not None:
-        self._reporter.add(step - 1, pending)
-      pending = metrics
+      self._recorder.add(step, metrics)
       self._profile.after(step, metrics)
       stops = self._notice.reached(step)
       validates = _is_due(step, epochs) or step == task.total_steps
       if not (stops or validates or _is_due(step, config.checkpoint_every)):
         continue
-      self._reporter.add(step, pending)
-      pending = None
-      self._save(step, self._validate(step) if validates else None)
+      data = self._iterator.get_state()
+      self._recorder.save(step, self._state, validates, data)
       if self._progress.finished:
         self._summarise(step, "trained")
         return
@@ -142,35 +121,8 @@ class _Run:
     self._meter.read_in(rows, batch)
     return batch
 
-  def _validate(self, step: int) -> float:
-    self._reporter.flush(step)
-    found = self._task.validate(self._state.average)
-    measured = processes.from_first(lambda: found)
-    self._reporter.validated(step, measured)
-    self._progress.count(step, measured[METRIC], self._total_seconds())
-    self._progress.finished = (
-      step == self._task.total_steps
-      or self._progress.stale >= self._task.config.patience
-    )
-    return measured[METRIC]
-
-  def _save(self, step: int, metric: float | None) -> None:
-    self._progress.seconds = self._total_seconds()
-    self._progress.unwritten = self._reporter.unwritten
-    self._saver.save(
-      step,
-      self._state,
-      data=self._iterator.get_state(),
-      loop=dataclasses.asdict(self._progress),
-      metric=metric,
-    )
-
-  def _total_seconds(self) -> float:
-    return self._seconds_before + time.perf_counter() - self._clock
-
   def _summarise(self, step: int, how: str) -> None:
     task, progress = self._task, self._progress
-    own_seconds = progress.seconds - self._seconds_before
     logging.info(
       "%s: %s, step %d of %d, %.0f s, %.0f targets/s, best %s %.4f at step %d,"
       " newest checkpoint %s",
@@ -179,7 +131,7 @@ class _Run:
       step,
       task.total_steps,
       progress.seconds,
-      self._reporter.targets / own_seconds,
+      self._recorder.targets / self._recorder.own_seconds,
       METRIC,
       progress.best,
       progress.best_step,

@@ -10,7 +10,6 @@ from the step, and a run that was stopped or killed ends as if it had not been.
 import contextlib
 import dataclasses
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +18,11 @@ import jax.numpy as jnp
 import optax
 from absl import logging
 from jax.sharding import Mesh
-from tqdm import tqdm
 
-from holorec_jax import processes, sharding
+from holorec_jax import sharding
 from holorec_jax.data.windows import TargetWindows
 from holorec_jax.precision import Dtype
 from holorec_jax.train.checkpoint import Checkpointer
-from holorec_jax.train.loop import METRIC, Progress, Reporter
 from holorec_jax.train.optimizer import OptimConfig, make_optimizer
 from holorec_jax.train.preemption import Notice, Preempted
 from holorec_jax.train.preference import (
@@ -35,8 +32,9 @@ from holorec_jax.train.preference import (
   PreferenceObjective,
   make_collect,
 )
+from holorec_jax.train.progress import Progress
+from holorec_jax.train.recorder import Course, Recorder
 from holorec_jax.train.step import make_train_step, state_shapes
-from holorec_jax.train.writers import MetricWriter
 from holorec_jax.types import TrainState
 
 
@@ -86,6 +84,17 @@ class AlignTask:
   @property
   def config(self) -> PreferenceConfig:
     return self.objective.config
+
+  @property
+  def course(self) -> Course:
+    return Course(
+      self.name,
+      self.folder,
+      self.config.steps,
+      self.config.patience,
+      self.config.log_every,
+      self.validate,
+    )
 
   def make_optimizer(self) -> optax.GradientTransformation:
     return make_optimizer_like(self.optim_config, self.config)
@@ -197,80 +206,36 @@ class _Run:
     self._starts, self._step = step is None, step or 0
     self._progress = progress
     self._notice = stack.enter_context(Notice(self._step))
-    writer = None
-    if processes.is_first():
-      # A start is validated, whether one before it was or not.
-      kept = -1 if self._starts else self._step
-      writer = stack.enter_context(MetricWriter(task.folder, kept))
-    bar = stack.enter_context(
-      tqdm(
-        total=task.config.steps,
-        initial=self._step,
-        desc=task.name,
-        unit="step",
-        disable=not processes.is_first(),
-      )
+    # A start is validated, whether one before it was or not.
+    kept = -1 if self._starts else self._step
+    self._recorder = Recorder(
+      task.course, saver, progress, self._step, stack, kept=kept
     )
-    self._reporter = Reporter(writer, bar, task.config.log_every)
-    self._reporter.resume(progress.unwritten)
-    self._began = time.perf_counter() - progress.seconds
 
   def align(self) -> None:
     """Whole rounds until all is done; Preempted where it is asked to stop."""
     draw, update = self._task.make_draw(), self._task.make_update()
     config = self._task.config
     if self._starts:
-      self._save(self._validate())
+      self._recorder.save(0, self._state, validates=True)
       self._stop_if(self._notice.came)
-    stops, pending = False, None
+    stops = False
     while not self._progress.finished:
       batches = draw(self._state.params, self._step)
       for number in range(config.updates_per_round):
         batch = batches[number % len(batches)]
         self._state, metrics = update(self._state, batch)
-        # One step late: the device is busy while the host reads.
-        if pending is not None:
-          self._reporter.add(self._step, pending)
-        pending = metrics
         self._step += 1
+        self._recorder.add(self._step, metrics)
         stops |= self._notice.reached(self._step)
       validates = self._step % config.updates_per_validation == 0
       validates |= self._step == config.steps
-      if not (stops or validates):
-        continue
-      assert pending is not None  # as a round has an update
-      self._reporter.add(self._step, pending)
-      pending = None
-      self._save(self._validate() if validates else None)
-      self._stop_if(stops or self._notice.came)
+      if stops or validates:
+        self._recorder.save(self._step, self._state, validates)
+        self._stop_if(stops or self._notice.came)
 
   def _stop_if(self, asked: bool) -> None:
     """After a save."""
     if asked and not self._progress.finished:
       self._saver.wait()
       raise Preempted
-
-  def _validate(self) -> float:
-    self._reporter.flush(self._step)
-    found = self._task.validate(self._state.average)
-    measured = processes.from_first(lambda: found)
-    self._reporter.validated(self._step, measured)
-    progress, config = self._progress, self._task.config
-    progress.count(self._step, measured[METRIC], self._seconds())
-    progress.finished = (
-      self._step == config.steps or progress.stale >= config.patience
-    )
-    return measured[METRIC]
-
-  def _save(self, metric: float | None) -> None:
-    self._progress.seconds = self._seconds()
-    self._progress.unwritten = self._reporter.unwritten
-    self._saver.save(
-      self._step,
-      self._state,
-      loop=dataclasses.asdict(self._progress),
-      metric=metric,
-    )
-
-  def _seconds(self) -> float:
-    return time.perf_counter() - self._began

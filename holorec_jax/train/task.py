@@ -23,6 +23,7 @@ from holorec_jax.train.optimizer import (
   make_schedule,
 )
 from holorec_jax.train.progress import Progress
+from holorec_jax.train.recorder import Course
 from holorec_jax.train.step import (
   init_state,
   make_train_step,
@@ -114,6 +115,17 @@ class Task:
   @property
   def total_steps(self) -> int:
     return self.config.epochs * self.source.batches_per_epoch
+
+  @property
+  def course(self) -> Course:
+    return Course(
+      self.name,
+      self.folder,
+      self.total_steps,
+      self.config.patience,
+      self.config.log_every,
+      self.validate,
+    )
 
   def make_optimizer(self) -> optax.GradientTransformation:
     return make_optimizer(self.optim_config, self.total_steps)

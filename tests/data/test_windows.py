@@ -13,10 +13,10 @@ OFFSETS = np.array([0, 6, 9, 13])
 TRAIN_END = np.array([4, 1, 2])
 
 
-def make_windows(rows=4, max_history=2, window=3, seed=0):
+def make_windows(rows=4, max_history=2, window=3, seed=0, share=(0, 1)):
   dataset = Dataset("made", np.arange(96), {}, np.arange(3), OFFSETS, ITEMS)
   split = Split(TRAIN_END, TRAIN_END, TRAIN_END + 1)
-  return TargetWindows(dataset, split, rows, max_history, window, seed)
+  return TargetWindows(dataset, split, rows, max_history, window, seed, share)
 
 
 def test_next_events():
@@ -56,3 +56,12 @@ def test_all_targets_are_as_likely_and_nothing_held_out_is_seen():
   counts = np.bincount(batch["target_BW"][:, 0], minlength=8)
   assert (counts[[2, 3, 4, 7]] > 1850).all()
   assert counts.sum() == counts[[2, 3, 4, 7]].sum()
+
+
+def test_shares_of_a_batch_are_the_batch():
+  whole = make_windows(12)[3]
+  for count in (2, 3):
+    shares = [make_windows(12, share=(i, count))[3] for i in range(count)]
+    for name, expected in whole.items():
+      found = np.concatenate([share[name] for share in shares])
+      np.testing.assert_array_equal(found, expected)

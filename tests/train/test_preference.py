@@ -93,7 +93,8 @@ def make_system(kind: str):
 def collected(kind: str):
   """A system with drawn paths."""
   policy, objective, params, ground = make_system(kind)
-  collect = make_collect(policy, CONFIG, MESH, "float32")
+  aligned = PreferenceObjective(policy, objective, CONFIG)
+  collect = make_collect(aligned, MESH, "float32")
   experience = collect(
     params, params, ground, HISTORIES, TARGETS, jax.random.key(0)
   )

@@ -2,8 +2,11 @@
 
 Source: REG4Rec (arXiv 2508.15308); notation of the design's methods 3.2. An
 item is one code of each of M codebooks, chosen in an order that the model
-picks for each user. The decoder is fed BOS and then the codes chosen so far;
-from its state h every codebook has logits of its own, with heads
+picks for each user. Each codebook embeds its codes by a table of its own, and
+nothing is added for the codebook itself: being the same for all items, it would
+drown what tells them apart (docs/results.md has what it cost). The decoder is
+fed BOS and then the codes chosen so far; from its state h every codebook has
+logits of its own, with heads
 
   linear  z_rv . h, as our other generators have them
   cosine  cos(tower_r(h), z_rv) / temperature, as the paper has them

@@ -26,6 +26,7 @@ from holorec_jax.train.losses import (
   LossConfig,
   cross_entropy,
   generator_loss,
+  is_best,
 )
 from holorec_jax.train.objective import Metrics, init_params
 from holorec_jax.types import Batch
@@ -164,7 +165,7 @@ def thought_loss(
     )
     gold_BN = jnp.asarray(cluster_V)[fine_BNL[..., level]]
     align_BN += cross_entropy(logits_BNQ, gold_BN)
-    hit_BN = jnp.argmax(logits_BNQ, axis=-1) == gold_BN
+    hit_BN = is_best(logits_BNQ, gold_BN)
     metrics[f"accuracy/cluster_{level}"] = total(hit_BN)
   if config.align:
     parts["align"] = config.align * total(align_BN) / levels

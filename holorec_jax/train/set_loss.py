@@ -35,7 +35,7 @@ from holorec_jax.models.set_generator import (
 from holorec_jax.ranges import check_ranges
 from holorec_jax.set_index import SetIndex
 from holorec_jax.train import objective
-from holorec_jax.train.losses import cross_entropy
+from holorec_jax.train.losses import cross_entropy, is_best
 from holorec_jax.types import Batch
 
 
@@ -105,14 +105,15 @@ def set_loss(
   metrics = {"targets": jnp.sum(weight_BN)}
   for number, step in enumerate(steps):
     chosen_BN1 = step.codebook_BN[..., None]
-    loss_BNM = cross_entropy(
-      step.logits_BNMV, target_BNM, config.label_smoothing, step.valid_BNMV
-    )
+    exact_BNM = loss_BNM = cross_entropy(step.logits_BNMV, target_BNM)
+    if config.label_smoothing:
+      loss_BNM = cross_entropy(
+        step.logits_BNMV, target_BNM, config.label_smoothing, step.valid_BNMV
+      )
     weight_BNM = jnp.where(jnp.arange(M) == chosen_BN1, 1.0, config.waiting)
     loss += total(jnp.sum(weight_BNM * loss_BNM, -1, where=step.unused_BNM))
-    exact_BNM = cross_entropy(step.logits_BNMV, target_BNM)
     log_prob -= total(jnp.take_along_axis(exact_BNM, chosen_BN1, -1)[..., 0])
-    hit_BNM = jnp.argmax(step.logits_BNMV, axis=-1) == target_BNM
+    hit_BNM = is_best(step.logits_BNMV, target_BNM)
     hit_BN = jnp.take_along_axis(hit_BNM, chosen_BN1, axis=-1)[..., 0]
     metrics[f"accuracy/step_{number}"] = total(hit_BN)
     if number == 0:

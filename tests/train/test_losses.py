@@ -10,6 +10,7 @@ from holorec_jax.train.losses import (
   LossConfig,
   cross_entropy,
   generator_loss,
+  is_best,
   unpack_bits,
 )
 
@@ -200,3 +201,14 @@ def test_a_prefix_is_right_when_all_its_codes_are():
   packed_BNLX = np.full((1, 3, 3, 1), 0b111, np.uint8)
   packed_BNLX[0, 1, 0] = 0b101
   assert prefixes(jnp.asarray(packed_BNLX)) == [2.5, 2.5, 2.0]
+
+
+def test_is_best():
+  logits_BNV = jnp.array([[[1.0, 2.0, 0.0], [3.0, 3.0, -1e9]]])
+  for code, expected in (
+    (0, [False, True]),
+    (1, [True, True]),
+    (2, [False] * 2),
+  ):
+    code_BN = jnp.full((1, 2), code)  # Of equals all are the best.
+    assert is_best(logits_BNV, code_BN).tolist() == [expected]

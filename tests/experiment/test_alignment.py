@@ -1,10 +1,16 @@
 """Alignment of a finished run: results side by side, and what is refused."""
 
 import dataclasses
+import os
+import pathlib
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import pytest
+from quick_xla import xla_flags
 from tiny_run import TINY
 
 from holorec_jax import artifacts, sharding
@@ -73,6 +79,59 @@ def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
   other = dataclasses.replace(PREFERENCE, clip=0.3)
   with pytest.raises(UserError, match=r"preference\.clip: 0\.2 -> 0\.3"):
     alignment.align(config, other, workdir)
+
+
+CHILD = """
+import pathlib, sys
+import jax
+from holorec_jax.experiment.config import read_config
+address, process, folder, tests = sys.argv[1:]
+jax.distributed.initialize(address, num_processes=2, process_id=int(process))
+sys.path[:0] = [tests, tests + "/experiment"]
+import test_alignment as of
+workdir = pathlib.Path(folder)
+of.alignment.align(read_config(workdir), of.PREFERENCE, workdir)
+"""
+
+
+def test_two_processes_find_the_same(finished, workdir, tmp_path):
+  """Each has a share of the rows, of the users and of the checkpoint."""
+  shutil.copytree(workdir, tmp_path / "pair")
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  tests = pathlib.Path(__file__).resolve().parent.parent
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": xla_flags(1),
+    "PYTHONPATH": str(tests.parent),
+  }
+  place = [address, str(tmp_path / "pair"), str(tests)]
+  children = [
+    subprocess.Popen(
+      [sys.executable, "-c", CHILD, place[0], str(process), *place[1:]],
+      env=environment,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for process in range(2)
+  ]
+  try:
+    alignment.align(finished[0], PREFERENCE, workdir)
+    for child in children:
+      _, error = child.communicate(timeout=200)
+      assert child.returncode == 0, error
+  finally:
+    for child in children:
+      child.kill()
+  alone, pair = (
+    artifacts.read_json(folder / "aligned" / "results.json")
+    for folder in (workdir, tmp_path / "pair")
+  )
+  assert pair["steps"] == alone["steps"]
+  for split in ("valid", "test"):
+    assert pair[split] == alone[split]
 
 
 def test_systems_without_codes_are_refused():

@@ -145,3 +145,10 @@ def test_small_rooms(path):
   named = {part.strip("_") for part in path.relative_to(ROOT).parts}
   named.add(path.stem.strip("_"))
   assert not named & VAGUE, "name it after what it holds"
+
+
+def test_files_of_tests_have_names_of_their_own():
+  """pytest imports them by these names, whatever folder they are in."""
+  names = [path.stem for path in FILES if path.is_relative_to(ROOT / "tests")]
+  twice = {name for name in names if names.count(name) > 1}
+  assert twice <= {"conftest"}

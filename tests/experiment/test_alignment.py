@@ -1,16 +1,12 @@
 """Alignment of a finished run: results side by side, and what is refused."""
 
 import dataclasses
-import os
 import pathlib
 import shutil
-import socket
-import subprocess
-import sys
 
 import jax
 import pytest
-from quick_xla import xla_flags
+from pair import run_pair
 from tiny_run import TINY
 
 from holorec_jax import artifacts, sharding
@@ -81,15 +77,12 @@ def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
     alignment.align(config, other, workdir)
 
 
-CHILD = """
-import pathlib, sys
-import jax
-from holorec_jax.experiment.config import read_config
-address, process, folder, tests = sys.argv[1:]
-jax.distributed.initialize(address, num_processes=2, process_id=int(process))
-sys.path[:0] = [tests, tests + "/experiment"]
+SCRIPT = """
+import pathlib
+sys.path.append(sys.argv[1])
 import test_alignment as of
-workdir = pathlib.Path(folder)
+from holorec_jax.experiment.config import read_config
+workdir = pathlib.Path(sys.argv[2])
 of.alignment.align(read_config(workdir), of.PREFERENCE, workdir)
 """
 
@@ -97,34 +90,8 @@ of.alignment.align(read_config(workdir), of.PREFERENCE, workdir)
 def test_two_processes_find_the_same(finished, workdir, tmp_path):
   """Each has a share of the rows, of the users and of the checkpoint."""
   shutil.copytree(workdir, tmp_path / "pair")
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  tests = pathlib.Path(__file__).resolve().parent.parent
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": xla_flags(1),
-    "PYTHONPATH": str(tests.parent),
-  }
-  place = [address, str(tmp_path / "pair"), str(tests)]
-  children = [
-    subprocess.Popen(
-      [sys.executable, "-c", CHILD, place[0], str(process), *place[1:]],
-      env=environment,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for process in range(2)
-  ]
-  try:
-    alignment.align(finished[0], PREFERENCE, workdir)
-    for child in children:
-      _, error = child.communicate(timeout=200)
-      assert child.returncode == 0, error
-  finally:
-    for child in children:
-      child.kill()
+  run_pair(SCRIPT, 1, pathlib.Path(__file__).parent, tmp_path / "pair")
+  alignment.align(finished[0], PREFERENCE, workdir)
   alone, pair = (
     artifacts.read_json(folder / "aligned" / "results.json")
     for folder in (workdir, tmp_path / "pair")

@@ -6,15 +6,12 @@ import functools
 import os
 import pathlib
 import signal
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 import tiny_models as tiny
-from quick_xla import xla_flags
+from pair import run_pair
 
 from holorec_jax import processes, sharding
 from holorec_jax.data.schema import Dataset
@@ -255,16 +252,12 @@ def test_a_signal_during_validation_stops_at_once(tmp_path):
 # Rows over four pairs of devices, each of which shares matrices.
 SPLIT = sharding.MeshConfig(fsdp=2, tensor=2)
 FEW = dict(steps=3, validate_every=3)
-CHILD = """
-import pathlib, sys
-import jax
-address, process, folder, tests = sys.argv[1:]
-jax.distributed.initialize(address, num_processes=2, process_id=int(process))
-sys.path[:0] = [tests, tests + "/train"]
+SCRIPT = """
+import pathlib
+sys.path.append(sys.argv[1])
 import test_preference_loop as of
-of.run(
-  pathlib.Path(folder), mesh=of.sharding.make_mesh(shape=of.SPLIT), **of.FEW
-)
+mesh = of.sharding.make_mesh(shape=of.SPLIT)
+of.run(pathlib.Path(sys.argv[2]), mesh=mesh, **of.FEW)
 """
 
 
@@ -289,30 +282,5 @@ def test_on_a_mesh_it_is_as_on_one_device(alone, tmp_path):
 
 
 def test_two_processes_are_one(alone, tmp_path):
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}"
-  tests = pathlib.Path(__file__).resolve().parent.parent
-  environment = os.environ | {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": xla_flags(4),
-    "PYTHONPATH": str(tests.parent),
-  }
-  children = [
-    subprocess.Popen(
-      [sys.executable, "-c", CHILD, address, str(i), str(tmp_path), str(tests)],
-      env=environment,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(2)
-  ]
-  try:
-    for child in children:
-      _, error = child.communicate(timeout=200)
-      assert child.returncode == 0, error
-  finally:
-    for child in children:
-      child.kill()
+  run_pair(SCRIPT, 4, pathlib.Path(__file__).parent, tmp_path)
   check_curves(tmp_path, alone)

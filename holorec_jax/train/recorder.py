@@ -85,8 +85,8 @@ class Recorder:
 
   @property
   def own_seconds(self) -> float:
-    """Since this process took over."""
-    return time.perf_counter() - self._clock
+    """This process's part of the progress's seconds."""
+    return self._progress.seconds - self._before
 
   @property
   def targets(self) -> float:
@@ -124,10 +124,13 @@ class Recorder:
     """
     self._catch_up()
     metric = self._validate(step, state) if validates else None
-    self._progress.seconds = self._before + self.own_seconds
+    self._progress.seconds = self._total_seconds()
     self._progress.unwritten = self._reporter.unwritten
     loop = dataclasses.asdict(self._progress)
     self._saver.save(step, state, data=data, loop=loop, metric=metric)
+
+  def _total_seconds(self) -> float:
+    return self._before + time.perf_counter() - self._clock
 
   def _validate(self, step: int, state: TrainState) -> float:
     self._reporter.flush(step)
@@ -135,7 +138,7 @@ class Recorder:
     measured = processes.from_first(lambda: found)
     self._reporter.validated(step, measured)
     progress = self._progress
-    progress.count(step, measured[METRIC], self._before + self.own_seconds)
+    progress.count(step, measured[METRIC], self._total_seconds())
     progress.finished = (
       step == self._course.total_steps
       or progress.stale >= self._course.patience

@@ -15,11 +15,11 @@
 # /mnt/shared, with prepared data and codes (launch/prepare_data.py and
 # launch/fit_sids.py, on one worker). Every worker gets a clone of --source,
 # installs it with jax[tpu] (Python 3.11 with its venv module has to be there, on
-# Ubuntu apt install python3.11-venv), and runs the command under launch/supervise.sh with
-# --coordinator=auto, by which JAX finds the others. Start it again after the
-# TPU was taken away and created anew: the run goes on from its last checkpoint.
-# Output of each worker: ~/holorec.log there. With --dry_run the commands are
-# printed and not run.
+# Ubuntu apt install python3.11-venv), and runs the command under
+# launch/supervise.sh with --coordinator=auto, by which JAX finds the others.
+# Start it again after the TPU was taken away and created anew: the run goes on
+# from its last checkpoint. Output of each worker: ~/holorec.log there. With
+# --dry_run the commands are printed and not run.
 set -euo pipefail
 
 readonly refused=2

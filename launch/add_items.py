@@ -12,13 +12,8 @@ at its start (--deltas) or by POST /admin/delta, BUNDLE/runtime.py by
 """
 
 import logging as python_logging
-import os
-import pathlib
-import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
+import prelude  # noqa: F401
 import numpy as np
 import status
 from absl import app, flags, logging

@@ -48,17 +48,13 @@ import dataclasses
 import functools
 import importlib.util
 import logging as python_logging
-import os
 import pathlib
 import sys
 import tempfile
 from collections.abc import Iterator
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
+import prelude  # noqa: F401
 import jax
-import memory
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -349,7 +345,6 @@ SUITES = {
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
-  memory.keep_freed()
   python_logging.getLogger("jax").setLevel(python_logging.WARNING)
   config = config_fields.to_dataclass(Config, CONFIG.value)
   if OUT.value:

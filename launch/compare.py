@@ -29,9 +29,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
+import prelude  # noqa: F401
 import status
 from absl import app, flags
 from tqdm import tqdm

@@ -11,15 +11,9 @@ Ctrl-C. Needs pip install -e '.[serve]'.
 
 import contextlib
 import logging as python_logging
-import os
-import pathlib
 import socket
-import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-import memory
+import prelude  # noqa: F401
 import status
 from absl import app, flags, logging
 
@@ -46,7 +40,6 @@ HOST = "127.0.0.1"
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
-  memory.keep_freed()
   # JAX announces every accelerator that it does not find.
   python_logging.getLogger("jax").setLevel(python_logging.WARNING)
   listener = _listen(PORT.value)

@@ -10,14 +10,8 @@ there, whole, or not at all.
 """
 
 import logging as python_logging
-import os
-import pathlib
-import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-import memory
+import prelude  # noqa: F401
 import status
 from absl import app, flags, logging
 
@@ -68,7 +62,6 @@ def main(argv: list[str]) -> None:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
   if not all(size.isdecimal() for size in BUCKETS.value):
     raise UserError(f"--buckets={','.join(BUCKETS.value)}: give whole numbers")
-  memory.keep_freed()
   # JAX announces every accelerator that it does not find.
   python_logging.getLogger("jax").setLevel(python_logging.WARNING)
   options = bundle.Options(

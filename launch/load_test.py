@@ -16,17 +16,13 @@ bundles are swapped and visitors misuse it (holorec_jax/serve/faults.py).
 
 import asyncio
 import json
-import os
 import pathlib
 import secrets
 import sys
 import tempfile
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-import memory
+import prelude  # noqa: F401
 import status
 from absl import app, flags
 
@@ -65,7 +61,6 @@ EXPECTED = {"200", "429", "503"}
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
-  memory.keep_freed()
   if COMPILE_CACHE.value:
     server.keep_compiled(COMPILE_CACHE.value)
   try:

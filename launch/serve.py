@@ -14,14 +14,9 @@ link that points elsewhere. Needs pip install -e '.[serve]'.
 loads it, asks it, prints a line for each check and exits with status 0 or 2.
 """
 
-import os
 import pathlib
-import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-import memory
+import prelude  # noqa: F401
 import status
 from absl import app, flags
 
@@ -74,7 +69,6 @@ SELF_CHECK = flags.DEFINE_bool("self_check", False, "Only check the bundle.")
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unknown argument {argv[1]!r}; see --help")
-  memory.keep_freed()
   logs.configure(LOG_REQUESTS.value)
   if COMPILE_CACHE.value:
     server.keep_compiled(COMPILE_CACHE.value)

@@ -6,11 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-# Before jax is imported: quiet start-up, and no fight over CPU threads.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-import memory
+import prelude  # noqa: F401
 import status
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -71,7 +67,6 @@ def run(
   def main(argv: list[str]) -> None:
     if len(argv) > 1:
       raise UserError(f"unknown argument {argv[1]!r}; see --help")
-    memory.keep_freed()
     _join(together)
     workdir = mirror.local_folder(str(WORKDIR.value))
     # JAX announces every accelerator that it does not find.

@@ -3,8 +3,8 @@
 import gc
 import os
 import pathlib
-import sys
 
+import prelude  # noqa: F401
 from quick_xla import xla_flags
 
 # Before jax is imported anywhere: tests see a mesh of eight devices.
@@ -15,7 +15,6 @@ import pytest
 from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 # Tracing makes objects by the million, few of them in cycles.
 gc.set_threshold(100_000, 20, 100)
 # Grain's worker processes read absl flags.

@@ -68,6 +68,12 @@ JOBS = flags.DEFINE_integer(
 REFIT = flags.DEFINE_bool(
   "refit", False, "Fit the codes again for every seed, with that seed."
 )
+ALIGN = flags.DEFINE_bool(
+  "align",
+  False,
+  "Align every system that generates codes with preferences (GRPO); a row"
+  " NAME/aligned beside its own.",
+)
 DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "Print what would be run, and write nothing."
 )
@@ -210,7 +216,7 @@ def report(plan: Plan) -> None:
     return
   notes = [f"No run is finished of: {', '.join(without)}."] if without else []
   notes.append(f"`python {shlex.join(sys.argv)}`")
-  rows = comparison_table.read_rows(runs)
+  rows = comparison_table.read_rows(runs, ALIGN.value)
   print(comparison_table.write(rows, plan.workdir, notes))
   print(f"Table: {(plan.workdir / 'comparison.md').resolve()}, .csv and .svg")
 
@@ -225,6 +231,7 @@ def main(argv: list[str]) -> None:
     split_overrides(OVERRIDES.value),
     workdir,
     REFIT.value,
+    ALIGN.value,
   )
   if DRY_RUN.value:
     show(plan)

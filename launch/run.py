@@ -4,9 +4,28 @@ r"""All stages of a run; those that are finished are not run again.
     --config.data.path=PATH --workdir=DIR
 """
 
-import stage
+import pathlib
 
-from holorec_jax.experiment import evaluation, preparation, training
+import stage
+from absl import flags
+
+from holorec_jax.experiment import alignment, evaluation, preparation, training
+from holorec_jax.experiment.config import Config
+
+ALIGN = flags.DEFINE_bool(
+  "align",
+  False,
+  "Align the headline system with preferences at the end, as launch/align.py"
+  " does.",
+)
+
+
+def align(config: Config, workdir: pathlib.Path) -> None:
+  """The last stage, where it is asked for."""
+  if ALIGN.value:
+    alignment.align(config, workdir)
+    alignment.summarise(workdir)
+
 
 if __name__ == "__main__":
   stage.run(
@@ -15,4 +34,5 @@ if __name__ == "__main__":
     training.train,
     evaluation.evaluate,
     evaluation.summarise,
+    align,
   )

@@ -3,7 +3,7 @@
 A stage of its own that starts from the best supervised checkpoint, of whatever
 system generates codes. The supervised model is the first candidate, so what is
 chosen by validation is never worse there; test metrics of both lie side by side
-in aligned/results.json.
+in aligned/results.json, the aligned ranks in aligned/ranks.npz.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from holorec_jax import artifacts, config_fields, processes, sharding
@@ -23,17 +24,14 @@ from holorec_jax.errors import UserError
 from holorec_jax.evaluate import intervals, metrics, targets
 from holorec_jax.experiment import preparation, training
 from holorec_jax.experiment.config import Config, defaults
+from holorec_jax.experiment.evaluation import RANKS
 from holorec_jax.experiment.meaning import find_meaning
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import make_system
 from holorec_jax.experiment.target_ranks import TargetRanker
 from holorec_jax.quantize.categories import leaf_categories
 from holorec_jax.train import checkpoint, loop, preference_loop, seal
-from holorec_jax.train.preference import (
-  Ground,
-  PreferenceConfig,
-  PreferenceObjective,
-)
+from holorec_jax.train.preference import Ground, PreferenceObjective
 from holorec_jax.train.preference_rewards import make_tables
 from holorec_jax.train.preference_sampling import (
   Policy,
@@ -63,9 +61,7 @@ def make_policy(engine: Engine, name: str) -> Policy:
   )
 
 
-def align(
-  config: Config, preference: PreferenceConfig, workdir: pathlib.Path
-) -> None:
+def align(config: Config, workdir: pathlib.Path) -> None:
   """Aligns the headline system, from where it was stopped, and measures.
 
   Several processes may do so together.
@@ -77,13 +73,14 @@ def align(
   """
   name = config.systems[0]
   config = dataclasses.replace(config, systems=(name,))
+  preference = config.preference
   data = processes.after_first(lambda: preparation.load_data(config, workdir))
   built, sids_content = processes.after_first(
     lambda: preparation.load_catalog(config, workdir, data)
   )
   supervised = training.system_folder(config, workdir, name) / "checkpoints"
   # Before anything is written: it refuses systems without codes.
-  aligner = _Aligner(config, preference, workdir, data, built)
+  aligner = _Aligner(config, workdir, data, built)
   start = processes.from_first(
     lambda: _find_start(config, workdir, data, sids_content, supervised)
   )
@@ -102,6 +99,7 @@ def align(
   params = aligner.restore(supervised, start["step"])
   progress = aligner.align(params, folder)
   aligned = aligner.restore(folder / "checkpoints", progress.best_step)
+  table, ranks = aligner.compare(params, aligned)
   results = {
     "system": name,
     "steps": {
@@ -109,10 +107,17 @@ def align(
       "aligned": progress.best_step,
     },
     "seconds": round(progress.seconds, 1),
-    **aligner.compare(params, aligned),
+    **table,
     "made_from": measured_with,
   }
-  processes.from_first(lambda: artifacts.write_json(folder / RESULTS, results))
+
+  def write() -> None:
+    with artifacts.atomic_file(folder / RANKS) as file:
+      np.savez_compressed(file, **ranks)  # type: ignore[arg-type]
+    # Last, since it says that all is finished.
+    artifacts.write_json(folder / RESULTS, results)
+
+  processes.from_first(write)
 
 
 def _find_start(
@@ -133,7 +138,7 @@ def _claim(folder: pathlib.Path, made_from: dict, measured_with: dict) -> bool:
   """Holds aligned/ to what it is made from; whether all is done."""
   config_fields.check_same_config(folder / "checkpoints", made_from, defaults())
   path = folder / RESULTS
-  if not path.exists():
+  if not path.exists() or not (folder / RANKS).exists():
     return False
   return artifacts.read_json(path)["made_from"] == measured_with
 
@@ -159,7 +164,6 @@ class _Aligner:
   def __init__(
     self,
     config: Config,
-    preference: PreferenceConfig,
     workdir: pathlib.Path,
     data: Data,
     built: Catalog,
@@ -168,7 +172,7 @@ class _Aligner:
     meaning = find_meaning(config, workdir, data, built, name)
     self._system = make_system(config, built, name, meaning)
     self._policy = make_policy(self._system.engine, name)
-    self._config, self._preference = config, preference
+    self._config, self._preference = config, config.preference
     self._data, self._built = data, built
     shape = config.mesh
     if shape.sequence > 1:
@@ -242,13 +246,18 @@ class _Aligner:
       make_tables(self._built.codes_IL, category_I, self._policy.ordered),
     )
 
-  def compare(self, supervised: dict, aligned: dict) -> dict[str, Any]:
-    """Of each split the metrics of both, and aligned minus supervised.
+  def compare(
+    self, supervised: dict, aligned: dict
+  ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Measures both on each split.
 
-    The differences have 95 % intervals.
+    Returns:
+      Metrics of both and aligned minus supervised, with 95 % intervals; and the
+      aligned ranks of test, named as in `results.flat_ranks`.
     """
     both = {"supervised": supervised, "aligned": aligned}
     table: dict[str, Any] = {}
+    test: dict[str, np.ndarray] = {}
     for split, rows in self._rows.items():
       table[split] = {"users": len(rows)}
       for seen in ("kept", "removed"):
@@ -265,7 +274,10 @@ class _Aligner:
             ranks["aligned"], ranks["supervised"]
           ),
         }
-    return table
+        if split == "test":
+          protocol = "item_unseen" if unseen else "item"
+          test[f"{FOLDER}/test/{protocol}"] = ranks["aligned"]
+    return table, test
 
 
 def summarise(workdir: pathlib.Path) -> None:

@@ -30,8 +30,10 @@ from holorec_jax.experiment.config import (
   load_config,
 )
 from holorec_jax.experiment.evaluation import RANKS
+from holorec_jax.experiment.systems import generates_codes
 
 RESULTS = "results.json"
+ALIGNED = pathlib.Path("aligned")
 ARTEFACTS = "artefacts"
 # What a run is made of: what may be shared, and what is trained on it.
 TRAINED = "checkpoints"
@@ -52,6 +54,7 @@ class Job:
     folder: its --workdir.
     makes: an artefact of SHARED, or RESULTS.
     needs: the job that must be done before.
+    align: whether the run ends with preference alignment.
   """
 
   script: str
@@ -61,6 +64,7 @@ class Job:
   folder: pathlib.Path
   makes: str
   needs: "Job | None" = None
+  align: bool = False
 
   @property
   def label(self) -> str:
@@ -77,6 +81,7 @@ class Job:
     return [
       f"--config={self.spec}",
       *(f"--config.{override}" for override in self.overrides),
+      *(["--align"] if self.align else []),
       f"--workdir={self.folder}",
     ]
 
@@ -95,7 +100,15 @@ class Job:
       and results["made_from"]["search"] == resolved["search"]
       and results["made_from"]["baselines"] == self.config.baselines
       and {results["headline"], *results["modes"]} == set(self.config.systems)
+      and (not self.align or self._aligned(resolved))
     )
+
+  def _aligned(self, resolved: dict) -> bool:
+    folder = self.folder / ALIGNED
+    if not all((folder / name).is_file() for name in (RESULTS, RANKS)):
+      return False
+    made_from = artifacts.read_json(folder / RESULTS)["made_from"]
+    return all(made_from[x] == resolved[x] for x in ("preference", "search"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +145,7 @@ def make_plan(
   overrides: Sequence[str],
   workdir: pathlib.Path,
   refit: bool = False,
+  align: bool = False,
 ) -> Plan:
   """Loads all configs and lays out their runs; writes nothing.
 
@@ -142,6 +156,8 @@ def make_plan(
     overrides: of leaves of all configs, "train.epochs=3".
     workdir: the folder of the comparison.
     refit: whether the quantizer's seed follows the run's.
+    align: whether runs of systems that generate codes end with preference
+      alignment of the headline system.
 
   Raises:
     UserError: a file or leaf that does not exist or is ill-valued, two specs
@@ -167,7 +183,8 @@ def make_plan(
         job = Job(script, *common, folder, makes, needs)
         needs = jobs.setdefault(folder, job)
       folder = workdir / names[spec] / f"seed_{seed}"
-      jobs[folder] = Job("run.py", *common, folder, RESULTS, needs)
+      aligned = align and generates_codes(config.systems[0])
+      jobs[folder] = Job("run.py", *common, folder, RESULTS, needs, aligned)
       runs[names[spec]].append(jobs[folder])
   return Plan(workdir, tuple(jobs.values()), runs)
 

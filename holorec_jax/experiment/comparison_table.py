@@ -21,6 +21,7 @@ from holorec_jax import artifacts
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import intervals, metrics, plots
 from holorec_jax.evaluate.results import PROTOCOLS, label
+from holorec_jax.experiment.comparison import ALIGNED
 from holorec_jax.experiment.evaluation import RANKS
 
 COLUMNS = (
@@ -70,18 +71,23 @@ class Rows:
 
   Attributes:
     counts: of items and of the users of each split.
-    rows: name -> row; NAME of a config's headline, NAME/SYSTEM of others.
+    rows: name -> row; NAME of a config's headline, NAME/SYSTEM of others,
+      NAME/aligned of the headline after preference alignment.
   """
 
   counts: Mapping[str, int]
   rows: Mapping[str, Row]
 
 
-def read_rows(runs: Mapping[str, Sequence[pathlib.Path]]) -> Rows:
+def read_rows(
+  runs: Mapping[str, Sequence[pathlib.Path]], aligned: bool = False
+) -> Rows:
   """Reads the results of finished runs.
 
   Args:
     runs: name of each config -> folders of its finished runs, at least one.
+    aligned: whether those that are aligned with preferences have a row for it;
+      its training is alignment's.
 
   Raises:
     UserError: runs that are not of the same data.
@@ -112,9 +118,21 @@ def read_rows(runs: Mapping[str, Sequence[pathlib.Path]]) -> Rows:
         }
         | {cost: [trees[f][cost][system] for f in part] for cost in COSTS[1:]},
       )
+      found = all((folder / ALIGNED / RANKS).is_file() for folder in part)
+      if aligned and found and system == headline:
+        rows[f"{name}/{ALIGNED}"] = _aligned_row(part, rows[name])
   for floor in first["baselines"]:
     rows[label(floor)] = Row(_gains([ranks[folders[0]]], floor), {})
   return Rows(first["counts"], rows)
+
+
+def _aligned_row(folders: Sequence[pathlib.Path], supervised: Row) -> Row:
+  folders = [folder / ALIGNED for folder in folders]
+  trees = [artifacts.read_json(folder / "results.json") for folder in folders]
+  return Row(
+    _gains([dict(np.load(folder / RANKS)) for folder in folders], str(ALIGNED)),
+    {**supervised.costs, "train_seconds": [tree["seconds"] for tree in trees]},
+  )
 
 
 def _gains(

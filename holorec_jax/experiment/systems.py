@@ -138,6 +138,11 @@ MAKERS: dict[str, Callable[[Config, Catalog, Meaning], System]] = {
 }
 
 
+def generates_codes(name: str) -> bool:
+  """Whether the system generates codes, instead of scoring items."""
+  return MAKERS[name] is not make_sasrec
+
+
 def make_system(
   config: Config, built: Catalog, name: str, meaning: Meaning | None = None
 ) -> System:

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 import pytest
 from pair import run_pair
 from tiny_run import TINY
@@ -37,8 +38,8 @@ def workdir(finished, tmp_path, monkeypatch):
 
 
 def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
-  config = finished[0]
-  alignment.align(config, PREFERENCE, workdir)
+  config = dataclasses.replace(finished[0], preference=PREFERENCE)
+  alignment.align(config, workdir)
   folder = workdir / "aligned"
   tree = artifacts.read_json(folder / "results.json")
   assert tree["system"] == TINY.systems[0]
@@ -64,6 +65,11 @@ def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
   found = run.recommender.recommend(rows.histories)
   means = metrics.summarise(metrics.target_ranks(found.items_UK, rows.items_U))
   assert means == pytest.approx(tree["test"]["kept"]["aligned"])
+  ranks = dict(np.load(folder / "ranks.npz"))
+  assert metrics.summarise(ranks["aligned/test/item"]) == pytest.approx(means)
+  assert metrics.summarise(ranks["aligned/test/item_unseen"]) == pytest.approx(
+    tree["test"]["removed"]["aligned"]
+  )
   alignment.summarise(workdir)
   assert "test  seen removed NDCG@10" in capsys.readouterr().out
 
@@ -71,19 +77,21 @@ def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
     raise AssertionError("it was finished")
 
   monkeypatch.setattr(preference_loop, "align", fail)
-  alignment.align(config, PREFERENCE, workdir)
+  alignment.align(config, workdir)
   other = dataclasses.replace(PREFERENCE, clip=0.3)
   with pytest.raises(UserError, match=r"preference\.clip: 0\.2 -> 0\.3"):
-    alignment.align(config, other, workdir)
+    alignment.align(dataclasses.replace(config, preference=other), workdir)
 
 
 SCRIPT = """
-import pathlib
+import dataclasses, pathlib
 sys.path.append(sys.argv[1])
 import test_alignment as of
 from holorec_jax.experiment.config import read_config
 workdir = pathlib.Path(sys.argv[2])
-of.alignment.align(read_config(workdir), of.PREFERENCE, workdir)
+config = read_config(workdir)
+config = dataclasses.replace(config, preference=of.PREFERENCE)
+of.alignment.align(config, workdir)
 """
 
 
@@ -91,7 +99,8 @@ def test_two_processes_find_the_same(finished, workdir, tmp_path):
   """Each has a share of the rows, of the users and of the checkpoint."""
   shutil.copytree(workdir, tmp_path / "pair")
   run_pair(SCRIPT, 1, pathlib.Path(__file__).parent, tmp_path / "pair")
-  alignment.align(finished[0], PREFERENCE, workdir)
+  config = dataclasses.replace(finished[0], preference=PREFERENCE)
+  alignment.align(config, workdir)
   alone, pair = (
     artifacts.read_json(folder / "aligned" / "results.json")
     for folder in (workdir, tmp_path / "pair")

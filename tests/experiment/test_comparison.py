@@ -224,6 +224,35 @@ def test_a_change_of_search_is_run_again(file, tmp_path, launcher):
     comparison.check_folders(other)
 
 
+def write_aligned(folder, ranks, resolved):
+  """What alignment leaves of a run, as far as a comparison reads it."""
+  aligned = folder / "aligned"
+  aligned.mkdir()
+  made_from = {name: resolved[name] for name in ("preference", "search")}
+  tree = {"seconds": 3.0, "made_from": made_from}
+  (aligned / "results.json").write_text(json.dumps(tree))
+  np.savez(aligned / "ranks.npz", **ranks)
+
+
+def test_runs_end_with_alignment(file, tmp_path):
+  specs, folder = [file, f"{file}:sasrec+plain"], tmp_path / "w"
+  aligned = comparison.make_plan(specs, 1, [], folder, align=True)
+  plain, sasrec = (runs[0] for runs in aligned.runs.values())
+  assert "--align" in plain.arguments()
+  assert "--align" not in sasrec.arguments()  # which generates no codes
+  resolved = comparison._resolve(plain.config)
+  write_run(plain.folder, {}, resolved)
+  assert not plain.done()
+  write_aligned(plain.folder, {}, resolved)
+  assert plain.done()
+  other = comparison.make_plan(
+    specs, 1, ["preference.clip=0.3"], folder, align=True
+  )
+  resolved = comparison._resolve(other.runs["tiny"][0].config)
+  (plain.folder / "config.json").write_text(json.dumps(resolved))
+  assert not other.runs["tiny"][0].done()
+
+
 def test_one_comparison_at_a_time(file, tmp_path, launcher):
   import compare
 
@@ -308,6 +337,18 @@ def test_table_of_known_ranks(runs):
     "| b/non-thinking | 2 | 0.0000 | 12 | 0.500 | 4,321 |",
     "| item-kNN | 1 | – | – | – | – |",
   ]
+
+
+def test_row_of_the_aligned(runs):
+  settings = {"preference": {}, "search": {}}
+  for folder, hits in zip(runs["b"], ([0, 0, 0, 0], [0, 0, 0, None])):
+    write_aligned(folder, ranks("aligned", hits), settings)
+  rows = comparison_table.read_rows(runs, aligned=True).rows
+  assert list(rows) == ["a", "b", "b/aligned", "b/non-thinking", "item-kNN"]
+  assert rows["b/aligned"].values("test/item", "recall@1").tolist() == [1, 0.75]
+  assert rows["b/aligned"].costs["train_seconds"] == [3, 3]
+  assert rows["b/aligned"].costs["parameters"] == [4321, 4321]
+  assert "b/aligned" not in comparison_table.read_rows(runs).rows
 
 
 def test_files_of_the_table(runs, tmp_path):

@@ -137,17 +137,18 @@ VARIANTS: dict[str, Change] = {
   "reg4rec_no_repeats": _reg4rec(model__repeat_bias=False),
   "reg4rec_leaf": _reg4rec(catalog__collisions="leaf"),
   "reg4rec_corp": _reg4rec(search__corp=True),
-  # Of alignment: the target alone, each reward (launch/compare.py --align).
-  "reg4rec_no_msra": _reg4rec(preference__reward__window=1),
-  "reg4rec_no_step_hit": _reg4rec(preference__reward__step_hit=0.0),
-  "reg4rec_no_global_path": _reg4rec(preference__reward__global_path=0.0),
-  "reg4rec_no_category_hit": _reg4rec(preference__reward__category_hit=0.0),
-  "reg4rec_no_consistency": _reg4rec(preference__reward__consistency=0.0),
   "reg4rec_fixed": _reg4rec(reg4rec__fixed_order=True),
   "reg4rec_rqvae": _reg4rec(**_RQ_CODES),
   "reg4rec_2": _reg4rec(sid__parallel__codebooks=2),
   "reg4rec_6": _reg4rec(sid__parallel__codebooks=6),
   "reg4rec_8": _reg4rec(sid__parallel__codebooks=8),
+  # Of its alignment alone (launch/compare.py --align): the target instead of a
+  # window of next items, no reward of a kind.
+  "reg4rec_no_msra": _reg4rec(preference__reward__window=1),
+  "reg4rec_no_step_hit": _reg4rec(preference__reward__step_hit=0.0),
+  "reg4rec_no_global_path": _reg4rec(preference__reward__global_path=0.0),
+  "reg4rec_no_category_hit": _reg4rec(preference__reward__category_hit=0.0),
+  "reg4rec_no_consistency": _reg4rec(preference__reward__consistency=0.0),
   # SASRec.
   "sasrec": _sasrec(),
   "sasrec_bce": _sasrec(sasrec_loss__loss="bce"),

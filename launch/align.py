@@ -15,7 +15,7 @@ from holorec_jax.experiment.config import Config
 
 
 def align(config: Config, workdir: pathlib.Path) -> None:
-  """The stage, with its section of the config."""
+  """The stage, and its summary."""
   alignment.align(config, workdir)
   if processes.is_first():
     alignment.summarise(workdir)

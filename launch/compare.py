@@ -18,6 +18,7 @@ holorec_jax/experiment/comparison_table.py.
 
 import collections
 import contextlib
+import dataclasses
 import fcntl
 import os
 import pathlib
@@ -71,8 +72,8 @@ REFIT = flags.DEFINE_bool(
 ALIGN = flags.DEFINE_bool(
   "align",
   False,
-  "Align every system that generates codes with preferences (GRPO); a row"
-  " NAME/aligned beside its own.",
+  "Align the headline of every config with preferences (GRPO), where it"
+  " generates codes; a row NAME/aligned beside its own.",
 )
 DRY_RUN = flags.DEFINE_bool(
   "dry_run", False, "Print what would be run, and write nothing."
@@ -206,17 +207,23 @@ def show(plan: Plan) -> None:
 
 def report(plan: Plan) -> None:
   """Writes and prints the table of what is finished."""
-  runs = {
-    name: [job.folder for job in jobs if job.done()]
+  trained = {
+    name: [job for job in jobs if dataclasses.replace(job, align=False).done()]
     for name, jobs in plan.runs.items()
   }
+  runs = {name: [job.folder for job in jobs] for name, jobs in trained.items()}
+  aligned = [
+    name
+    for name, jobs in trained.items()
+    if all(job.align and job.done() for job in jobs)
+  ]
   without = [name for name, folders in runs.items() if not folders]
   runs = {name: folders for name, folders in runs.items() if folders}
   if not runs:
     return
   notes = [f"No run is finished of: {', '.join(without)}."] if without else []
   notes.append(f"`python {shlex.join(sys.argv)}`")
-  rows = comparison_table.read_rows(runs, ALIGN.value)
+  rows = comparison_table.read_rows(runs, aligned)
   print(comparison_table.write(rows, plan.workdir, notes))
   print(f"Table: {(plan.workdir / 'comparison.md').resolve()}, .csv and .svg")
 

@@ -11,11 +11,12 @@ import sys
 # Parameters of glibc's mallopt (malloc.h) and of Linux's madvise.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 MADV_HUGEPAGE = 14
+# Bytes of the heap that get huge pages.
 RESERVED = 3 << 29
 
 
 def keep_freed() -> None:
-  """Tells glibc's malloc to keep what is freed, and to use huge pages.
+  """Tells glibc's malloc to keep what is freed, the first part in huge pages.
 
   On a CPU every call of a compiled program allocates its buffers anew. Beyond
   32 MB they come from the system, page by page and zeroed, which takes a sixth
@@ -30,7 +31,7 @@ def keep_freed() -> None:
     return
   mallopt(M_ARENA_MAX, 1)
   mallopt(M_MMAP_MAX, 0)
-  mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+  mallopt(M_TRIM_THRESHOLD, -1)  # never
   libc.malloc.restype = sbrk.restype = ctypes.c_void_p
   libc.malloc.argtypes, libc.free.argtypes = (
     [ctypes.c_size_t],
@@ -38,14 +39,14 @@ def keep_freed() -> None:
   )
   sbrk.argtypes = [ctypes.c_ssize_t]
   madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-  # Addresses alone: what nobody writes to takes no memory.
+  # Addresses: what nobody writes to takes no memory.
   page = os.sysconf("SC_PAGE_SIZE")
   begin = -(-sbrk(0) // page) * page
   libc.free(libc.malloc(RESERVED))
   madvise(begin, max(sbrk(0) - begin, 0), MADV_HUGEPAGE)
 
 
-# Quiet start-up, and no fight over CPU threads.
+# A quiet start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 keep_freed()

@@ -20,6 +20,13 @@ ALIGN = flags.DEFINE_bool(
 )
 
 
+def check(config: Config, workdir: pathlib.Path) -> None:
+  """Refuses ahead what the last stage would refuse."""
+  del workdir
+  if ALIGN.value:
+    alignment.check_generates(config.systems[0])
+
+
 def align(config: Config, workdir: pathlib.Path) -> None:
   """The last stage, where it is asked for."""
   if ALIGN.value:
@@ -29,6 +36,7 @@ def align(config: Config, workdir: pathlib.Path) -> None:
 
 if __name__ == "__main__":
   stage.run(
+    check,
     preparation.prepare_data,
     preparation.fit_sids,
     training.train,

@@ -4,6 +4,9 @@ import gc
 import os
 import pathlib
 
+# Tests read XLA's warnings.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
 import prelude  # noqa: F401
 from quick_xla import xla_flags
 

@@ -27,7 +27,7 @@ from holorec_jax.experiment.config import Config, defaults
 from holorec_jax.experiment.evaluation import RANKS
 from holorec_jax.experiment.meaning import find_meaning
 from holorec_jax.experiment.preparation import Data
-from holorec_jax.experiment.systems import make_system
+from holorec_jax.experiment.systems import generates_codes, make_system
 from holorec_jax.experiment.target_ranks import TargetRanker
 from holorec_jax.quantize.categories import leaf_categories
 from holorec_jax.train import checkpoint, loop, preference_loop, seal
@@ -43,21 +43,22 @@ FOLDER = "aligned"
 RESULTS = "results.json"
 
 
-def make_policy(engine: Engine, name: str) -> Policy:
-  """How a system draws paths; it follows from how it is searched.
+def check_generates(name: str) -> None:
+  """Raises UserError if the system of a name generates no codes."""
+  if not generates_codes(name):
+    raise UserError(
+      f"config.systems[0] is {name!r}, which scores items and generates no"
+      " codes: there are no paths to align. Name a generative system first."
+    )
 
-  Raises:
-    UserError: it generates no codes.
-  """
+
+def make_policy(engine: Engine) -> Policy:
+  """How a system draws paths; it follows from how it is searched."""
   if isinstance(engine, TreeEngine):
     return TreePolicy(engine.model)
-  if isinstance(engine, SetEngine):
-    return SetPolicy(
-      engine.model, "fixed" if engine.order == "fixed" else "confident"
-    )
-  raise UserError(
-    f"config.systems[0] is {name!r}, which scores items and generates no codes:"
-    " there are no paths to align. Name a generative system first."
+  assert isinstance(engine, SetEngine), engine
+  return SetPolicy(
+    engine.model, "fixed" if engine.order == "fixed" else "confident"
   )
 
 
@@ -72,6 +73,7 @@ def align(config: Config, workdir: pathlib.Path) -> None:
     Preempted: it was asked to stop, and has saved.
   """
   name = config.systems[0]
+  check_generates(name)
   config = dataclasses.replace(config, systems=(name,))
   preference = config.preference
   data = processes.after_first(lambda: preparation.load_data(config, workdir))
@@ -79,7 +81,6 @@ def align(config: Config, workdir: pathlib.Path) -> None:
     lambda: preparation.load_catalog(config, workdir, data)
   )
   supervised = training.system_folder(config, workdir, name) / "checkpoints"
-  # Before anything is written: it refuses systems without codes.
   aligner = _Aligner(config, workdir, data, built)
   start = processes.from_first(
     lambda: _find_start(config, workdir, data, sids_content, supervised)
@@ -112,6 +113,7 @@ def align(config: Config, workdir: pathlib.Path) -> None:
   }
 
   def write() -> None:
+    (folder / RESULTS).unlink(missing_ok=True)
     with artifacts.atomic_file(folder / RANKS) as file:
       np.savez_compressed(file, **ranks)  # type: ignore[arg-type]
     # Last, since it says that all is finished.
@@ -171,8 +173,8 @@ class _Aligner:
     name = config.systems[0]
     meaning = find_meaning(config, workdir, data, built, name)
     self._system = make_system(config, built, name, meaning)
-    self._policy = make_policy(self._system.engine, name)
-    self._config, self._preference = config, config.preference
+    self._policy = make_policy(self._system.engine)
+    self._config = config
     self._data, self._built = data, built
     shape = config.mesh
     if shape.sequence > 1:
@@ -202,7 +204,7 @@ class _Aligner:
     progress = preference_loop.align(
       preference_loop.AlignTask(
         PreferenceObjective(
-          self._policy, self._system.objective, self._preference
+          self._policy, self._system.objective, self._config.preference
         ),
         params,
         self._windows(),
@@ -231,10 +233,10 @@ class _Aligner:
     return TargetWindows(
       self._data.dataset,
       self._data.split,
-      -(-self._preference.users // multiple) * multiple,
+      -(-self._config.preference.users // multiple) * multiple,
       self._config.input.max_history,
-      self._preference.reward.window,
-      self._preference.seed,
+      self._config.preference.reward.window,
+      self._config.preference.seed,
       processes.row_share(sharding.by_row(self._mesh)),
     )
 

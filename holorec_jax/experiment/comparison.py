@@ -23,17 +23,18 @@ from ml_collections import ConfigDict, config_flags
 
 from holorec_jax import artifacts, config_fields
 from holorec_jax.errors import UserError
+from holorec_jax.experiment.alignment import FOLDER as ALIGNED
 from holorec_jax.experiment.config import (
   CONFIG,
   MADE_FROM,
   Config,
+  defaults,
   load_config,
 )
 from holorec_jax.experiment.evaluation import RANKS
 from holorec_jax.experiment.systems import generates_codes
 
 RESULTS = "results.json"
-ALIGNED = pathlib.Path("aligned")
 ARTEFACTS = "artefacts"
 # What a run is made of: what may be shared, and what is trained on it.
 TRAINED = "checkpoints"
@@ -156,8 +157,8 @@ def make_plan(
     overrides: of leaves of all configs, "train.epochs=3".
     workdir: the folder of the comparison.
     refit: whether the quantizer's seed follows the run's.
-    align: whether runs of systems that generate codes end with preference
-      alignment of the headline system.
+    align: whether runs end with preference alignment of the headline system,
+      where it generates codes.
 
   Raises:
     UserError: a file or leaf that does not exist or is ill-valued, two specs
@@ -172,7 +173,10 @@ def make_plan(
   runs: dict[str, list[Job]] = {name: [] for name in names.values()}
   for seed in range(seeds):
     for spec, config in plain.items():
-      texts = *overrides, *_seed_overrides(config, overrides, seed, refit)
+      seeded = MADE_FROM[TRAINED]
+      seeded += MADE_FROM["sids"] if refit else ()
+      seeded += ("preference",) if align else ()
+      texts = *overrides, *_seed_overrides(config, overrides, seed, seeded)
       if seed or spec != specs[0]:
         # They are the same for all; the first run has them.
         texts = *texts, "baselines=False"
@@ -248,10 +252,9 @@ def _check_data(configs: Mapping[str, Config]) -> None:
 
 
 def _seed_overrides(
-  config: Config, overrides: Sequence[str], seed: int, refit: bool
+  config: Config, overrides: Sequence[str], seed: int, sections: Sequence[str]
 ) -> Iterator[str]:
-  """Every leaf called seed of what is trained, and with refit fitted."""
-  sections = MADE_FROM[TRAINED] + (MADE_FROM["sids"] if refit else ())
+  """Every leaf called seed of the sections."""
   given = {override.partition("=")[0] for override in overrides}
   for leaf in config_fields.flatten(config.section(*sections)):
     if leaf.rpartition(".")[2] == "seed":
@@ -282,7 +285,28 @@ def check_folders(plan: Plan) -> None:
   """Raises UserError if one of the runs' folders holds another config's run."""
   for job in plan.jobs:
     if job.makes == RESULTS and job.folder.exists():
+      if job.align:
+        _check_aligned(job)
       load_config(ConfigDict(dataclasses.asdict(job.config)), job.folder)
+
+
+def _check_aligned(job: Job) -> None:
+  """Raises UserError if the run is, or is being, aligned in another way."""
+  folder = job.folder / ALIGNED
+  path = folder / TRAINED / CONFIG
+  if not path.is_file():
+    return
+  stored = {"preference": artifacts.read_json(path)["preference"]}
+  added = {"preference": defaults()["preference"]}
+  lines = config_fields.diff(
+    config_fields.with_defaults(stored, added), job.config.section("preference")
+  )
+  if lines:
+    raise UserError(
+      f"{folder} is aligned with other settings:\n  "
+      + "\n  ".join(lines)
+      + "\nDelete that folder, or choose another --workdir."
+    )
 
 
 def share(job: Job, workdir: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ from holorec_jax import artifacts
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import intervals, metrics, plots
 from holorec_jax.evaluate.results import PROTOCOLS, label
-from holorec_jax.experiment.comparison import ALIGNED
+from holorec_jax.experiment.alignment import FOLDER as ALIGNED
 from holorec_jax.experiment.evaluation import RANKS
 
 COLUMNS = (
@@ -80,14 +80,13 @@ class Rows:
 
 
 def read_rows(
-  runs: Mapping[str, Sequence[pathlib.Path]], aligned: bool = False
+  runs: Mapping[str, Sequence[pathlib.Path]], aligned: Sequence[str] = ()
 ) -> Rows:
   """Reads the results of finished runs.
 
   Args:
     runs: name of each config -> folders of its finished runs, at least one.
-    aligned: whether those that are aligned with preferences have a row for it;
-      its training is alignment's.
+    aligned: names of those whose runs are all aligned with preferences.
 
   Raises:
     UserError: runs that are not of the same data.
@@ -118,8 +117,7 @@ def read_rows(
         }
         | {cost: [trees[f][cost][system] for f in part] for cost in COSTS[1:]},
       )
-      found = all((folder / ALIGNED / RANKS).is_file() for folder in part)
-      if aligned and found and system == headline:
+      if name in aligned and system == headline:
         rows[f"{name}/{ALIGNED}"] = _aligned_row(part, rows[name])
   for floor in first["baselines"]:
     rows[label(floor)] = Row(_gains([ranks[folders[0]]], floor), {})
@@ -130,7 +128,7 @@ def _aligned_row(folders: Sequence[pathlib.Path], supervised: Row) -> Row:
   folders = [folder / ALIGNED for folder in folders]
   trees = [artifacts.read_json(folder / "results.json") for folder in folders]
   return Row(
-    _gains([dict(np.load(folder / RANKS)) for folder in folders], str(ALIGNED)),
+    _gains([dict(np.load(folder / RANKS)) for folder in folders], ALIGNED),
     {**supervised.costs, "train_seconds": [tree["seconds"] for tree in trees]},
   )
 
@@ -240,8 +238,8 @@ def as_markdown(
     _block(table, columns),
     "± is the standard deviation over seeds. Differences are paired by user,"
     " gains averaged over seeds, with the 95 % interval of a bootstrap over"
-    " users. Times are wall times: runs that were made side by side (--jobs)"
-    " slowed each other.",
+    f" users. Training of NAME/{ALIGNED} is alignment alone. Times are wall"
+    " times: runs that were made side by side (--jobs) slowed each other.",
   ]
   return "\n\n".join(blocks) + "\n"
 

@@ -75,7 +75,7 @@ class Config:
     optim: optimiser and schedule.
     mesh: how many devices of training lie along each axis.
     train: length and rhythm of training.
-    preference: alignment of a trained system (launch/align.py).
+    preference: alignment of a trained system.
     search: beam search of evaluation and recommendation.
     baselines: whether popularity and item-kNN, tuned on validation, are
       evaluated beside.

@@ -11,7 +11,6 @@ from pair import run_pair
 from tiny_run import TINY
 
 from holorec_jax import artifacts, sharding
-from holorec_jax.decode.ranking import RankingEngine
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import metrics, targets
 from holorec_jax.experiment import (
@@ -19,7 +18,6 @@ from holorec_jax.experiment import (
   preparation,
   recommendation,
 )
-from holorec_jax.models.sasrec import SasRec, SasRecConfig
 from holorec_jax.train import preference_loop, seal, writers
 from holorec_jax.train.preference import PreferenceConfig
 
@@ -110,7 +108,7 @@ def test_two_processes_find_the_same(finished, workdir, tmp_path):
     assert pair[split] == alone[split]
 
 
-def test_systems_without_codes_are_refused():
-  engine = RankingEngine(SasRec(SasRecConfig(), 10))
+def test_systems_without_codes_are_refused(finished, tmp_path):
+  config = dataclasses.replace(finished[0], systems=("sasrec",))
   with pytest.raises(UserError, match="'sasrec', which scores items"):
-    alignment.make_policy(engine, "sasrec")
+    alignment.align(config, tmp_path)

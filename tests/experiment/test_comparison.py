@@ -1,4 +1,4 @@
-"""Comparisons: what is laid out, what runs again, the table, a real one."""
+"""Comparisons: what is laid out, what runs again, a real one."""
 
 import json
 import os
@@ -8,11 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from finished_runs import write_aligned, write_run
 from quick_xla import xla_flags
 
 from holorec_jax.errors import UserError
-from holorec_jax.evaluate import intervals, metrics
-from holorec_jax.experiment import comparison, comparison_table
+from holorec_jax.evaluate import metrics
+from holorec_jax.experiment import comparison
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CONFIG = """
@@ -61,7 +62,6 @@ def file(tmp_path):
 @pytest.fixture
 def launcher(monkeypatch, tmp_path):
   """The module launch/compare.py with scripts that do nothing; their calls."""
-  monkeypatch.syspath_prepend(ROOT / "launch")
   import compare
 
   fakes = tmp_path / "fakes"
@@ -79,29 +79,6 @@ def launcher(monkeypatch, tmp_path):
     return [job.label for job in failed], calls.read_text().splitlines()
 
   return run
-
-
-def write_run(folder, ranks, resolved=None, systems=("plain",), dataset="d"):
-  """A finished run's files, as far as a comparison reads them."""
-  folder.mkdir(parents=True)
-  headline, *modes = systems
-  results = {
-    "headline": headline,
-    "modes": {name: {} for name in modes},
-    "baselines": {"item_knn": {}},
-    "counts": {"items": 9, "test": 4, "valid": 2},
-    "seconds": {f"train/{name}": 12.4 for name in systems},
-    "parameters": dict.fromkeys(systems, 4321),
-    "search_ms_per_user": dict.fromkeys(systems, 0.5),
-    "made_from": {
-      "dataset": dataset,
-      "search": (resolved or {}).get("search"),
-      "baselines": (resolved or {}).get("baselines"),
-    },
-  }
-  (folder / "results.json").write_text(json.dumps(results))
-  (folder / "config.json").write_text(json.dumps(resolved or {}))
-  np.savez(folder / "ranks.npz", **ranks)
 
 
 def make_ready(job):
@@ -224,30 +201,25 @@ def test_a_change_of_search_is_run_again(file, tmp_path, launcher):
     comparison.check_folders(other)
 
 
-def write_aligned(folder, ranks, resolved):
-  """What alignment leaves of a run, as far as a comparison reads it."""
-  aligned = folder / "aligned"
-  aligned.mkdir()
-  made_from = {name: resolved[name] for name in ("preference", "search")}
-  tree = {"seconds": 3.0, "made_from": made_from}
-  (aligned / "results.json").write_text(json.dumps(tree))
-  np.savez(aligned / "ranks.npz", **ranks)
-
-
 def test_runs_end_with_alignment(file, tmp_path):
   specs, folder = [file, f"{file}:sasrec+plain"], tmp_path / "w"
   aligned = comparison.make_plan(specs, 1, [], folder, align=True)
   plain, sasrec = (runs[0] for runs in aligned.runs.values())
   assert "--align" in plain.arguments()
+  seeds = comparison.make_plan(specs, 2, [], folder, align=True).runs["tiny"]
+  assert [job.config.preference.seed for job in seeds] == [0, 1]
   assert "--align" not in sasrec.arguments()  # which generates no codes
   resolved = comparison._resolve(plain.config)
   write_run(plain.folder, {}, resolved)
   assert not plain.done()
   write_aligned(plain.folder, {}, resolved)
   assert plain.done()
+  comparison.check_folders(aligned)
   other = comparison.make_plan(
     specs, 1, ["preference.clip=0.3"], folder, align=True
   )
+  with pytest.raises(UserError, match=r"preference\.clip: 0\.2 -> 0\.3"):
+    comparison.check_folders(other)
   resolved = comparison._resolve(other.runs["tiny"][0].config)
   (plain.folder / "config.json").write_text(json.dumps(resolved))
   assert not other.runs["tiny"][0].done()
@@ -274,123 +246,11 @@ def test_overrides_hold_commas(launcher):
   ]
 
 
-def ranks(name, test, unseen=None, valid=None):
-  """As ranks.npz has them; `x` is a target that the list lacks."""
-  x = metrics.MISSED
-  parts = {"test/item": test, "test/item_unseen": unseen or test}
-  parts |= {"valid/item": valid} if valid else {}
-  return {
-    f"{name}/{part}": np.array([x if r is None else r for r in values])
-    for part, values in parts.items()
-  }
-
-
-@pytest.fixture
-def runs(tmp_path):
-  """Two configs of two seeds over four users, the second with two systems."""
-  first, second = tmp_path / "a", tmp_path / "b"
-  floor = ranks("item_knn", [None, None, 4, 0])
-  x = None
-  for seed, hits in enumerate(([0, x, x, x], [0, 0, x, x])):
-    own = ranks("plain", hits, valid=[0, x])
-    write_run(first / f"{seed}", own | floor)
-  for seed, hits in enumerate(([0, 0, 0, x], [0, 0, 0, x])):
-    own = ranks("thinking", hits, [0, 0, 0, 7], [0, 0])
-    own |= ranks("non_thinking", [x, x, x, 15], valid=[x, x])
-    write_run(
-      second / f"{seed}", own | floor, systems=("thinking", "non_thinking")
-    )
-  return {
-    "a": [first / "0", first / "1"],
-    "b": [second / "0", second / "1"],
-  }
-
-
-def test_table_of_known_ranks(runs):
-  found = comparison_table.read_rows(runs)
-  table = comparison_table.tabulate(found.rows)
-  text = comparison_table.as_markdown(table, found.counts)
-  kept, unseen, costs = (
-    [line for line in block.splitlines() if line.startswith("|")]
-    for block in text.split("\n\n")[1::2]
-  )
-  assert kept[0] == (
-    "| system | R@1 | R@5 | N@5 | R@10 | N@10 | R@20 | R@10 − a | N@10 − a |"
-  )
-  assert kept[2] == (
-    "| a |"
-    + " 0.3750 ± 0.1768 |" * 6  # of 0.25 and 0.5
-    + " – | – |"
-  )
-  # Users gain 0, .5, 1 and 0: the interval is that of resampling four.
-  assert kept[3] == (
-    "| b |" + " 0.7500 |" * 6 + " +0.3750 [+0.0000, +0.7500] |" * 2
-  )
-  assert kept[4].startswith("| b/non-thinking | 0.0000 | 0.0000 | 0.0000 |")
-  # 1 / log2(4 + 2) = 0.3869.
-  assert kept[5].startswith("| item-kNN | 0.2500 | 0.5000 | 0.3467 | 0.5000 |")
-  assert len(kept) == 6
-  assert "| b | 0.7500 | 0.7500 | 0.7500 | 1.0000 | 0.8289 |" in unseen[3]
-  assert costs[2:] == [
-    "| a | 2 | 0.5000 | 12 | 0.500 | 4,321 |",
-    "| b | 2 | 1.0000 | 12 | 0.500 | 4,321 |",
-    "| b/non-thinking | 2 | 0.0000 | 12 | 0.500 | 4,321 |",
-    "| item-kNN | 1 | – | – | – | – |",
-  ]
-
-
-def test_row_of_the_aligned(runs):
-  settings = {"preference": {}, "search": {}}
-  for folder, hits in zip(runs["b"], ([0, 0, 0, 0], [0, 0, 0, None])):
-    write_aligned(folder, ranks("aligned", hits), settings)
-  rows = comparison_table.read_rows(runs, aligned=True).rows
-  assert list(rows) == ["a", "b", "b/aligned", "b/non-thinking", "item-kNN"]
-  assert rows["b/aligned"].values("test/item", "recall@1").tolist() == [1, 0.75]
-  assert rows["b/aligned"].costs["train_seconds"] == [3, 3]
-  assert rows["b/aligned"].costs["parameters"] == [4321, 4321]
-  assert "b/aligned" not in comparison_table.read_rows(runs).rows
-
-
-def test_files_of_the_table(runs, tmp_path):
-  rows = comparison_table.read_rows(runs)
-  text = comparison_table.write(rows, tmp_path, ["a note"])
-  assert (tmp_path / "comparison.md").read_text() == text
-  assert text.endswith("a note\n")
-  head, *lines = (tmp_path / "comparison.csv").read_text().splitlines()
-  cells = dict(zip(head.split(","), lines[0].split(",")))
-  assert cells["system"] == "a"
-  assert cells["test/item/recall@10"] == "0.375"
-  assert cells["test/item/ndcg@10/difference"] == ""
-  assert len(lines) == 4
-  assert "<svg" in (tmp_path / "comparison.svg").read_text()
-
-
-def test_outdated_data_is_refused(runs, tmp_path):
-  write_run(tmp_path / "old", {}, dataset="e")
-  with pytest.raises(UserError, match="different data"):
-    comparison_table.read_rows(runs | {"old": [tmp_path / "old"]})
-
-
-def test_differences_agree_with_the_bootstrap_of_one_seed():
-  rng = np.random.default_rng(0)
-  ranks_U, other_U = rng.integers(0, 30, (2, 500))
-
-  def row(values_U):
-    gains = metrics.gains(values_U)[None]
-    return comparison_table.Row({"test/item": gains}, {})
-
-  found = comparison_table.paired_difference(
-    row(ranks_U), row(other_U), "test/item"
-  )
-  expected = intervals.paired_difference(ranks_U, other_U)
-  for metric in comparison_table.COMPARED:
-    np.testing.assert_allclose(found[metric], expected[metric], atol=5e-3)
-    assert found[metric][0] == pytest.approx(expected[metric][0])
-
-
 def test_a_real_comparison(file, tmp_path):
   """Two configs, two at a time, from nothing to the table."""
   workdir = tmp_path / "w"
+  overrides = ["train.valid_users=20", "preference.steps=1"]
+  overrides += ["preference.users=8", "preference.group=2"]
   env = os.environ | {
     "XLA_FLAGS": xla_flags(1),
     # What the processes have in common is compiled once.
@@ -403,8 +263,9 @@ def test_a_real_comparison(file, tmp_path):
     f"--configs={file},{file}:pause",
     "--seeds=1",
     f"--workdir={workdir}",
-    "--overrides=train.valid_users=20",
+    f"--overrides={','.join(overrides)}",
     "--jobs=2",
+    "--align",
   ]
   done = subprocess.run(
     args, cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -412,10 +273,10 @@ def test_a_real_comparison(file, tmp_path):
   assert done.returncode == 0, done.stderr
   text = (workdir / "comparison.md").read_text()
   assert text in done.stdout
-  for name in ("| tiny |", "| tiny-pause |", "| popularity |", "| item-kNN |"):
-    assert text.count(name) == 3
+  for name in ("tiny", "tiny/aligned", "tiny-pause", "popularity", "item-kNN"):
+    assert text.count(f"| {name} |") == 3
   plan = comparison.make_plan(
-    [file, f"{file}:pause"], 1, ["train.valid_users=20"], workdir
+    [file, f"{file}:pause"], 1, overrides, workdir, align=True
   )
   assert plan.to_do() == []
   run = plan.runs["tiny-pause"][0].folder

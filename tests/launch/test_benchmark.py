@@ -206,7 +206,7 @@ def test_suites_and_their_results(tmp_path):
   *measured, refused = call_all(
     tmp_path,
     calls,
-    ["memory"]
+    ["prelude"]
     + [
       f"holorec_jax.experiment.{name}"
       for name in ("search_scale", "training_scale", "quantizer_scale")

@@ -20,9 +20,9 @@ def keep_freed() -> None:
 
   On a CPU every call of a compiled program allocates its buffers anew. Beyond
   32 MB they come from the system, page by page and zeroed, which takes a sixth
-  of the time of a training step. malloc heeds the number of its arenas only
-  while there is one thread, and numpy starts more. Other C libraries are left
-  alone.
+  to a quarter of the time of a training step. malloc heeds the number of its
+  arenas only while there is one thread, and numpy starts more. Other C
+  libraries are left alone.
   """
   try:
     libc = ctypes.CDLL(None)
@@ -33,10 +33,8 @@ def keep_freed() -> None:
   mallopt(M_MMAP_MAX, 0)
   mallopt(M_TRIM_THRESHOLD, -1)  # never
   libc.malloc.restype = sbrk.restype = ctypes.c_void_p
-  libc.malloc.argtypes, libc.free.argtypes = (
-    [ctypes.c_size_t],
-    [ctypes.c_void_p],
-  )
+  libc.malloc.argtypes = [ctypes.c_size_t]
+  libc.free.argtypes = [ctypes.c_void_p]
   sbrk.argtypes = [ctypes.c_ssize_t]
   madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
   # Addresses: what nobody writes to takes no memory.

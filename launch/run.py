@@ -7,6 +7,7 @@ r"""All stages of a run; those that are finished are not run again.
 import pathlib
 
 import stage
+import align
 from absl import flags
 
 from holorec_jax.experiment import alignment, evaluation, preparation, training
@@ -27,11 +28,10 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     alignment.check_generates(config.systems[0])
 
 
-def align(config: Config, workdir: pathlib.Path) -> None:
-  """The last stage, where it is asked for."""
+def align_if_asked(config: Config, workdir: pathlib.Path) -> None:
+  """The last stage."""
   if ALIGN.value:
-    alignment.align(config, workdir)
-    alignment.summarise(workdir)
+    align.align(config, workdir)
 
 
 if __name__ == "__main__":
@@ -42,5 +42,5 @@ if __name__ == "__main__":
     training.train,
     evaluation.evaluate,
     evaluation.summarise,
-    align,
+    align_if_asked,
   )

@@ -6,6 +6,7 @@ with. The items are gone through in chunks, each of which yields its best k;
 equal scores keep the items' order.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -170,23 +171,27 @@ class RankingEngine:
       k: items returned.
     """
     del beam
+    return _make_search(self.model, k)
 
-    def run(params, neighbours, index, live, item_BT, lists=None):
-      del index
-      filled_BT = item_BT >= 0
-      last_B1 = jnp.maximum(jnp.sum(filled_BT, axis=1, keepdims=True) - 1, 0)
-      state_B1D: Any = self.model.apply(
-        {"params": params},
-        item_BT,
-        filled_BT.astype(jnp.int32),
-        last_B1,
-        method=SasRec.branches,
-      )
-      found = None
-      if neighbours is not None:
-        found = evidence.find(neighbours, item_BT, None, live, lists)
-      return rank_items(
-        state_B1D[:, 0], params["item_embedding"], live, lists, k, found=found
-      )
 
-    return jax.jit(run)
+@functools.cache
+def _make_search(model: SasRec, k: int) -> Callable:
+  def run(params, neighbours, index, live, item_BT, lists=None):
+    del index
+    filled_BT = item_BT >= 0
+    last_B1 = jnp.maximum(jnp.sum(filled_BT, axis=1, keepdims=True) - 1, 0)
+    state_B1D: Any = model.apply(
+      {"params": params},
+      item_BT,
+      filled_BT.astype(jnp.int32),
+      last_B1,
+      method=SasRec.branches,
+    )
+    found = None
+    if neighbours is not None:
+      found = evidence.find(neighbours, item_BT, None, live, lists)
+    return rank_items(
+      state_B1D[:, 0], params["item_embedding"], live, lists, k, found=found
+    )
+
+  return jax.jit(run)

@@ -4,7 +4,6 @@ Pads users to fixed batches, so one compiled search serves any number of them.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -95,7 +94,6 @@ class Recommender:
     self.config = config
     self.max_history = max_history
     self._batching = Batching(config.batch, mesh.size)
-    self._make_search = functools.cache(engine.make_search)
     self.placed: Any = None
     self.set_catalog(catalog)
     self.set_params(params)
@@ -207,7 +205,7 @@ class Recommender:
       self._check_known(np.asarray(lists.deny_BT), rows.start)
     size = self._batching.size(len(histories))
     columns = sharding.put_rows(pad((item_BT, lists), size), self._mesh)
-    found = self._make_search(beam, k)(
+    found = self.engine.make_search(beam, k)(
       self.params, *self.placed, self._live, *columns
     )
     count = rows.stop - rows.start

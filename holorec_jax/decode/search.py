@@ -4,6 +4,7 @@ Joins the pure beam search with the stepwise decoder. The users' context is
 encoded and projected once; beams share it.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -121,10 +122,12 @@ def unrolls() -> bool:
   return jax.default_backend() == "cpu"
 
 
+@functools.cache
 def make_search(model: Generator, beam: int, k: int) -> Callable:
   """Jitted search(params, codes, tree, live, item_BT, lists=None) -> Found.
 
-  It compiles once for each shape of its arguments: batch, history, lists.
+  It compiles once for each shape of its arguments (batch, history, lists), and
+  once for all equal models: a run's validation and evaluation share it.
   """
   unroll = unrolls()
 

@@ -4,6 +4,7 @@ Joins the pure search (`set_beam`) with the stepwise decoder. The users' context
 is encoded and projected once; paths share it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -128,23 +129,34 @@ class SetEngine:
 
   def make_search(self, beam: int, k: int) -> Callable:
     """Jitted search(params, codes, index, live, item_BT, lists=None)."""
-    category_X = None
+    categories = None
     if self.category_MV is not None:
-      category_X = jnp.asarray(self.category_MV, jnp.int32).reshape(-1)
+      categories = tuple(self.category_MV.reshape(-1).tolist())
+    return _make_search(self.model, self.order, categories, beam, k)
 
-    def run(params, codes, index, live, item_BT, lists: Lists | None = None):
-      masks = None
-      if lists is not None:
-        masks = set_space.make_set_masks(index, live, lists)
-      found = None
-      if codes.neighbours is not None:
-        found = evidence.find(
-          codes.neighbours, item_BT, codes.fine_IL, live.item_I, lists
-        )
-      over_lattice = self.model.config.softmax == "tree"
-      space = SetSpace(
-        index, live, masks, category_X, found, self.order, over_lattice
+
+@functools.cache
+def _make_search(
+  model: SetGenerator,
+  order: SearchOrder,
+  categories: tuple[int, ...] | None,
+  beam: int,
+  k: int,
+) -> Callable:
+  def run(params, codes, index, live, item_BT, lists: Lists | None = None):
+    category_X = None
+    if categories is not None:
+      category_X = jnp.array(categories, jnp.int32)
+    masks = None
+    if lists is not None:
+      masks = set_space.make_set_masks(index, live, lists)
+    found = None
+    if codes.neighbours is not None:
+      found = evidence.find(
+        codes.neighbours, item_BT, codes.fine_IL, live.item_I, lists
       )
-      return search(params, self.model, codes, space, item_BT, beam, k)
+    over_lattice = model.config.softmax == "tree"
+    space = SetSpace(index, live, masks, category_X, found, order, over_lattice)
+    return search(params, model, codes, space, item_BT, beam, k)
 
-    return jax.jit(run)
+  return jax.jit(run)

@@ -235,7 +235,7 @@ def test_new_items_are_recommendable_at_once_and_gone_ones_never():
   )
   histories = make_histories([[1, 2], [5]])
   recommender.recommend(histories)
-  search = recommender._make_search(12, 12)
+  search = recommender.engine.make_search(12, 12)
   compiled = search._cache_size()
   codes_NL = np.array([[3, 3], [0, 1]])
   changed = remove_items(

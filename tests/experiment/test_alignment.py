@@ -26,18 +26,22 @@ PREFERENCE = PreferenceConfig(
 )
 
 
-@pytest.fixture
-def workdir(finished, tmp_path, monkeypatch):
-  """A copy of a finished run; one device, which compiles sooner."""
-  mesh = sharding.make_mesh(jax.devices()[:1])
-  monkeypatch.setattr(sharding, "make_mesh", lambda *_, **__: mesh)
-  shutil.copytree(finished[1], tmp_path / "run")
-  return tmp_path / "run"
-
-
-def test_aligned_beside_supervised(finished, workdir, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def aligned(finished, tmp_path_factory):
+  """Its config and a copy of the run, aligned on one device."""
   config = dataclasses.replace(finished[0], preference=PREFERENCE)
-  alignment.align(config, workdir)
+  workdir = tmp_path_factory.mktemp("aligned") / "run"
+  shutil.copytree(finished[1], workdir)
+  # It compiles sooner than on eight.
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, "make_mesh", lambda *_, **__: mesh)
+    alignment.align(config, workdir)
+    yield config, workdir
+
+
+def test_aligned_beside_supervised(aligned, monkeypatch, capsys):
+  config, workdir = aligned
   folder = workdir / "aligned"
   tree = artifacts.read_json(folder / "results.json")
   assert tree["system"] == TINY.systems[0]
@@ -93,15 +97,14 @@ of.alignment.align(config, workdir)
 """
 
 
-def test_two_processes_find_the_same(finished, workdir, tmp_path):
+def test_two_processes_find_the_same(finished, aligned, tmp_path):
   """Each has a share of the rows, of the users and of the checkpoint."""
-  shutil.copytree(workdir, tmp_path / "pair")
-  run_pair(SCRIPT, 1, pathlib.Path(__file__).parent, tmp_path / "pair")
-  config = dataclasses.replace(finished[0], preference=PREFERENCE)
-  alignment.align(config, workdir)
+  workdir = tmp_path / "pair"
+  shutil.copytree(finished[1], workdir)
+  run_pair(SCRIPT, 1, pathlib.Path(__file__).parent, workdir)
   alone, pair = (
     artifacts.read_json(folder / "aligned" / "results.json")
-    for folder in (workdir, tmp_path / "pair")
+    for folder in (aligned[1], workdir)
   )
   assert pair["steps"] == alone["steps"]
   for split in ("valid", "test"):

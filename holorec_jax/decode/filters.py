@@ -7,11 +7,17 @@ shapes: changing them compiles nothing. They never change the score of an item
 that they let through.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from holorec_jax.decode.search_tree import WORD, SearchTree, descend
+
+# To so many places comparing all pairs of a row is faster than sorting it; its
+# memory grows with their square.
+_PAIRS = 64
 
 
 @struct.dataclass
@@ -120,13 +126,11 @@ def make_masks(
   counts_BT = first_of_each(lists.deny_BT) & _is_live(live, lists.deny_BT)
   node_DBT = _paths(tree, code_LBT, counts_BT)
   # Denied items below the same node, against all that are live there.
-  same_DBTT = node_DBT[..., None] == node_DBT[..., None, :]
-  denied_DBT = jnp.sum(same_DBTT & counts_BT[..., None, :], axis=-1)
+  denied_DBT = count_equal(node_DBT, counts_BT)
   exhausted_DBT = denied_DBT == live.count[jnp.maximum(node_DBT, 0)]
   deny = _marks(node_DBT, code_LBT, exhausted_DBT & (node_DBT >= 0))
 
-  denied_BA = (lists.allow_BA[..., None] == lists.deny_BT[:, None]).any(-1)
-  wanted_BA = _is_live(live, lists.allow_BA) & ~denied_BA
+  wanted_BA = _is_live(live, lists.allow_BA) & ~denied_of_allowed(lists)
   code_LBA = jnp.moveaxis(fine_IL[lists.allow_BA], -1, 0)
   node_DBA = _paths(tree, code_LBA, wanted_BA)
   return Masks(lists, deny, _marks(node_DBA, code_LBA, node_DBA >= 0))
@@ -139,9 +143,49 @@ def _is_live(live: Live, item_BT: jax.Array) -> jax.Array:
 def first_of_each(item_BT: jax.Array) -> jax.Array:
   """False where the same item stands further left."""
   T = item_BT.shape[1]
-  earlier_TT = jnp.arange(T)[:, None] > jnp.arange(T)
-  same_BTT = item_BT[..., None] == item_BT[:, None]
-  return ~(same_BTT & earlier_TT).any(-1)
+  if T <= _PAIRS:
+    earlier_TT = jnp.arange(T)[:, None] > jnp.arange(T)
+    same_BTT = item_BT[..., None] == item_BT[:, None]
+    return ~(same_BTT & earlier_TT).any(-1)
+  order_BT = jnp.argsort(item_BT, axis=1, stable=True)
+  sorted_BT = jnp.take_along_axis(item_BT, order_BT, axis=1)
+  new_BT = jnp.diff(sorted_BT, axis=1, prepend=sorted_BT[:, :1] - 1) != 0
+  return jnp.take_along_axis(new_BT, jnp.argsort(order_BT, axis=1), axis=1)
+
+
+def count_equal(x_XBT: jax.Array, counts_BT: jax.Array) -> jax.Array:
+  """How many places of its row that count hold the same value, at each place.
+
+  Args:
+    x_XBT: non-negative int32 wherever it counts.
+    counts_BT: bool.
+  """
+  if x_XBT.shape[-1] <= _PAIRS:
+    same_XBTT = x_XBT[..., None] == x_XBT[..., None, :]
+    return jnp.sum(same_XBTT & counts_BT[..., None, :], axis=-1)
+  sorted_XBT = jnp.sort(jnp.where(counts_BT, x_XBT, -2), axis=-1)
+  first, behind = (
+    _places(sorted_XBT, x_XBT, side) for side in ("left", "right")
+  )
+  return behind - first
+
+
+def _places(sorted_XBT, x_XBY, side: str) -> jax.Array:
+  """Where values would stand in sorted rows, before or behind their equals."""
+  find = functools.partial(jnp.searchsorted, side=side)
+  for _ in sorted_XBT.shape[:-1]:
+    find = jax.vmap(find)
+  return find(sorted_XBT, x_XBY)
+
+
+def denied_of_allowed(lists: Lists) -> jax.Array:
+  """(B, A) which items that a request asks for it denies, too."""
+  if lists.allow_BA.shape[1] * lists.deny_BT.shape[1] <= _PAIRS**2:
+    return is_among(lists.allow_BA[:, None], lists.deny_BT)[:, 0]
+  sorted_BT = jnp.sort(lists.deny_BT, axis=1)
+  place_BA = _places(sorted_BT, lists.allow_BA, "left")
+  found_BA = jnp.take_along_axis(sorted_BT, place_BA, axis=1, mode="clip")
+  return found_BA == lists.allow_BA
 
 
 def _paths(tree: SearchTree, code_LBT, counts_BT) -> jax.Array:

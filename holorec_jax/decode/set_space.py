@@ -20,6 +20,8 @@ from holorec_jax.catalog import Catalog
 from holorec_jax.decode.filters import (
   Lists,
   combine,
+  count_equal,
+  denied_of_allowed,
   first_of_each,
   is_among,
 )
@@ -271,10 +273,10 @@ def make_set_masks(lattice: Lattice, live: SetLive, lists: Lists) -> SetMasks:
   denied_BT = first_of_each(lists.deny_BT) & is_live(lists.deny_BT)
   node_BTX = nodes(lists.deny_BT, denied_BT)
   # Denied items below the same node, against all that are live there.
-  same_BTTX = node_BTX[:, :, None] == node_BTX[:, None]
-  count_BTX = jnp.sum(same_BTTX & denied_BT[:, None, :, None], axis=2)
+  count_XBT = count_equal(jnp.moveaxis(node_BTX, -1, 0), denied_BT)
+  count_BTX = jnp.moveaxis(count_XBT, 0, -1)
   exhausted_BTX = count_BTX == live.count[jnp.maximum(node_BTX, 0)]
-  among_BA = (lists.allow_BA[..., None] == lists.deny_BT[:, None]).any(-1)
+  among_BA = denied_of_allowed(lists)
   return SetMasks(
     lists=lists,
     deny_BTX=jnp.where(exhausted_BTX, node_BTX, -1),

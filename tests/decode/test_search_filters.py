@@ -1,5 +1,6 @@
 """Filters and changed catalogues, on a network that is a table."""
 
+import jax
 import numpy as np
 import pytest
 import tiny_models as tiny
@@ -13,6 +14,7 @@ from table_search import (
 )
 
 from holorec_jax.catalog import add_items, remove_items
+from holorec_jax.decode import filters
 from holorec_jax.decode.search_tree import device_tree, needs, with_room
 
 
@@ -107,3 +109,45 @@ def test_a_changed_catalogue_fits_without_compiling():
   assert run._cache_size() == compiled + 1  # the wider beam
   with pytest.raises(ValueError, match="needs"):
     device_tree(changed, needs(catalog))
+
+
+def test_long_lists_are_sorted_instead_of_compared(monkeypatch):
+  """The same either way, with repeats, padding and places that do not count."""
+  rng = np.random.default_rng(0)
+  deny_BT = rng.integers(-1, 40, (6, 50)).astype(np.int32)
+  allow_BA = rng.integers(-1, 40, (6, 30)).astype(np.int32)
+  lists = filters.Lists(deny_BT, allow_BA, np.ones(6, bool))
+  counts_BT = (deny_BT >= 0) & (rng.random((6, 50)) < 0.7)
+  node_DBT = np.where(counts_BT, np.stack([deny_BT // 9, deny_BT]), -1)
+
+  def find():
+    return (
+      filters.first_of_each(deny_BT),
+      np.where(counts_BT, filters.count_equal(node_DBT, counts_BT), -1),
+      filters.denied_of_allowed(lists),
+    )
+
+  compared = find()
+  monkeypatch.setattr(filters, "_PAIRS", 0)
+  for one, other in zip(compared, find(), strict=True):
+    np.testing.assert_array_equal(one, other)
+  first_BT, count_DBT, denied_BA = compared
+  assert 0 < first_BT.sum() < first_BT.size
+  assert count_DBT[0].max() > count_DBT[1].max() > 1
+  assert 0 < denied_BA.sum() < denied_BA.size
+
+
+def test_memory_of_filters_grows_with_long_histories_not_their_square():
+  catalog = tiny.make_catalog(40, levels=3, codes=4)
+  tree = device_tree(catalog)
+  live = filters.live_nodes(tree, np.ones(40, bool))
+
+  def peak(length):
+    deny_BT = np.zeros((16, length), np.int32)
+    lists = filters.Lists(deny_BT, deny_BT[:, :16], np.ones(16, bool))
+    made = jax.jit(filters.make_masks).lower(
+      tree, live, tiny.make_codes(catalog).fine_IL, lists
+    )
+    return made.compile().memory_analysis().temp_size_in_bytes
+
+  assert peak(2048) < 3 * peak(1024)

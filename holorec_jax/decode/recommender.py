@@ -188,7 +188,7 @@ class Recommender:
         self._prior_order,
         self._prior_I,
         k,
-        () if filters.deny is None else filters.deny[user],
+        () if filters.deny is None else filters.deny[user] or (),
         None if filters.allow is None else filters.allow[user],
       )
     return Recommendations(items_UK, scores_UK, from_prior_U)
@@ -198,27 +198,21 @@ class Recommender:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Items and scores of one batch of users."""
     item_BT = histories.padded(rows, self.max_history)
-    self._check_known(item_BT, rows.start)
+    # What was seen before the latest items is denied, too.
+    read = histories.width(rows) if filters.exclude_seen else self.max_history
+    histories.check(rows, read, self.catalog.num_items)
     lists = filters.lists(histories, rows)
-    if lists is not None:
-      # What was seen before the latest items counts, too.
-      self._check_known(np.asarray(lists.deny_BT), rows.start)
     size = self._batching.size(len(histories))
     columns = sharding.put_rows(pad((item_BT, lists), size), self._mesh)
-    found = self.engine.make_search(beam, k)(
+    # All that the beams found: one program for every k.
+    found = self.engine.make_search(beam, beam)(
       self.params, *self.placed, self._live, *columns
     )
     count = rows.stop - rows.start
-    return np.asarray(found.item_BK)[:count], np.asarray(found.score_BK)[:count]
-
-  def _check_known(self, item_BT: np.ndarray, first_user: int) -> None:
-    unknown = np.argwhere((item_BT < -1) | (item_BT >= self.catalog.num_items))
-    if len(unknown):
-      row, slot = unknown[0]
-      raise UserError(
-        f"history {first_user + row} holds item {item_BT[row, slot]}; the"
-        f" catalogue has the items 0..{self.catalog.num_items - 1}"
-      )
+    return (
+      np.asarray(found.item_BK)[:count, :k],
+      np.asarray(found.score_BK)[:count, :k],
+    )
 
 
 def _alike(old, new) -> bool:

@@ -40,6 +40,17 @@ class Histories:
     """Slots for the longest of these: a power of two, at least 16."""
     return _power_of_two(int(self.lengths()[rows].max(initial=1)))
 
+  def check(self, rows: slice, width: int, num_items: int) -> None:
+    """Raises UserError for unknown items among the latest `width` of each."""
+    item_BT = self.padded(rows, width)
+    filled_BT = np.arange(width) < self.lengths()[rows, None]
+    known_BT = (item_BT >= 0) & (item_BT < num_items)
+    for row, slot in np.argwhere(filled_BT & ~known_BT):
+      raise UserError(
+        f"history {rows.start + row} holds item {item_BT[row, slot]}; the"
+        f" catalogue has the items 0..{num_items - 1}"
+      )
+
   def padded(self, rows: slice, width: int) -> np.ndarray:
     """(rows, width) int32: the latest `width` items, oldest first, then -1."""
     end = self.ends_U[rows]
@@ -52,10 +63,17 @@ class Histories:
 
 
 def make_histories(items: Sequence[Sequence[int]]) -> Histories:
-  """Histories from one sequence of item numbers per user, oldest first."""
+  """Histories from one sequence of item numbers per user, oldest first.
+
+  Raises:
+    UserError: one holds other than whole numbers.
+  """
   lengths = [len(history) for history in items]
   ends_U = np.cumsum(lengths, dtype=np.int64)
-  events = [np.asarray(history, np.int64) for history in items if len(history)]
+  events = [np.asarray(history) for history in items if len(history)]
+  for held in events:
+    if not np.issubdtype(held.dtype, np.integer):
+      raise UserError(f"a history holds {held.dtype}; expected item numbers")
   return Histories(
     np.concatenate(events) if events else np.zeros(0, np.int64),
     ends_U - lengths,
@@ -71,13 +89,14 @@ class Filters:
 
   Attributes:
     exclude_seen: no item of the (whole) history.
-    deny: item numbers never to return, one sequence per user; None: none.
+    deny: item numbers never to return, one sequence per user, or None for a
+      user who may get any; None: all users may.
     allow: item numbers to choose from, one sequence per user, or None for a
       user who may get any; None: all users may.
   """
 
   exclude_seen: bool = False
-  deny: Sequence[Sequence[int]] | None = None
+  deny: Sequence[Sequence[int] | None] | None = None
   allow: Sequence[Sequence[int] | None] | None = None
 
   def check(self, users: int, num_items: int) -> None:
@@ -89,10 +108,14 @@ class Filters:
       if len(lists) != users:
         raise UserError(
           f"filters.{name} has {len(lists)} lists for {users} histories:"
-          " give one for each (an empty one denies nothing; None allows all)"
+          " give one for each (None: the user may get any item)"
         )
       for user, items in enumerate(lists):
-        items = np.asarray([] if items is None else items, np.int64)
+        items = np.asarray([] if items is None else items)
+        if len(items) and not np.issubdtype(items.dtype, np.integer):
+          raise UserError(
+            f"filters.{name}[{user}] holds {items.dtype}; expected item numbers"
+          )
         unknown = items[(items < 0) | (items >= num_items)]
         if len(unknown):
           raise UserError(
@@ -118,16 +141,17 @@ class Filters:
       allow = list(self.allow[rows])
     columns: dict[str, Any] = {
       "deny_BT": deny_BT,
-      "allow_BA": _pad([() if items is None else items for items in allow]),
+      "allow_BA": _pad(allow),
       "restricted_B": np.array([items is not None for items in allow]),
     }
     return Lists(**columns)
 
 
-def _pad(lists: Sequence[Sequence[int]]) -> np.ndarray:
-  width = _power_of_two(max((len(items) for items in lists), default=1))
+def _pad(lists: Sequence[Sequence[int] | None]) -> np.ndarray:
+  filled = [() if items is None else items for items in lists]
+  width = _power_of_two(max(map(len, filled), default=1))
   padded = np.full((len(lists), width), -1, np.int32)
-  for row, items in enumerate(lists):
+  for row, items in enumerate(filled):
     padded[row, : len(items)] = items
   return padded
 

@@ -164,7 +164,7 @@ class Explorer:
         requests.make_histories([rows]),
         ["page"],
         [None],
-        self._searched_k(k),
+        k,
         exclude_seen,
       )
     return {
@@ -251,11 +251,6 @@ class Explorer:
         " not there.",
       )
     return self._item_row[id_]
-
-  def _searched_k(self, k: int) -> int:
-    """At least k: of few values, since search compiles for each."""
-    usual = self._run.recommender.config.k
-    return usual if k <= usual else 1 << (k - 1).bit_length()
 
   def _chain(self, item: int, thoughts: list[Any]) -> list[dict[str, Any]]:
     nodes = walk(self._catalog.tree, self._catalog.codes_IL[item].tolist())

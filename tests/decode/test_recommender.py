@@ -209,12 +209,42 @@ def test_k_may_exceed_beam_and_catalogue():
     ([[-3]], Filters(), "history 0 holds item -3"),
     ([[99, 1, 2, 3, 4]], Filters(True), "history 0 holds item 99"),
     ([[1]], Filters(deny=[[99]]), r"filters.deny\[0\] names item 99"),
+    ([[2], [3, -1, 5]], Filters(), "history 1 holds item -1"),
     ([[1]], Filters(allow=[[1], [2]]), "2 lists for 1 histories"),
+    ([[1]], Filters(deny=[[1.5]]), r"deny\[0\] holds float64; expected item"),
   ],
 )
 def test_bad_requests_are_named(histories, filters, match):
   with pytest.raises(UserError, match=match):
     make_recommender().recommend(make_histories(histories), filters)
+
+
+def test_histories_are_whole_numbers():
+  with pytest.raises(UserError, match="holds float64; expected item numbers"):
+    make_histories([[1], [2.7]])  # type: ignore[list-item]
+
+
+def test_some_users_may_be_denied_nothing():
+  histories = make_histories([[1], [1], []])
+  recommender = make_recommender()
+  free = recommender.recommend(histories)
+  deny = [None, free.items_UK[1, :1].tolist(), None]
+  found = recommender.recommend(histories, Filters(deny=deny))
+  np.testing.assert_array_equal(found.items_UK[::2], free.items_UK[::2])
+  assert found.items_UK[1, 0] == free.items_UK[1, 1]
+
+
+def test_one_program_answers_for_every_k():
+  recommender = make_recommender()
+  histories = make_histories([[1], [2, 3]])
+  most = recommender.recommend(histories, k=recommender.config.beam)
+  search = recommender.engine.make_search(*[recommender.config.beam] * 2)
+  compiled = search._cache_size()
+  for k in (1, 3):
+    found = recommender.recommend(histories, k=k)
+    np.testing.assert_array_equal(found.items_UK, most.items_UK[:, :k])
+    np.testing.assert_array_equal(found.scores_UK, most.scores_UK[:, :k])
+  assert search._cache_size() == compiled
 
 
 def test_availability_of_another_catalogue_is_refused():

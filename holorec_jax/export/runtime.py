@@ -300,7 +300,7 @@ class Bundle:
       `log_probability` and the `thought` before it (the likeliest coarse codes,
       each a `code` and its `probability`; none where the system does not think
       in codes); and `log_share`, of the item among those of equal codes. These
-      logarithms add up to the score.
+      logarithms add up to the score, unless search heeds neighbours.
 
     Raises:
       RequestError: no history, items that cannot be recommended, or a bundle

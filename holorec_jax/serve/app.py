@@ -1,5 +1,6 @@
 """The HTTP interface: endpoints and refusals."""
 
+import contextlib
 import hmac
 import math
 
@@ -9,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from holorec_jax.errors import UserError
 from holorec_jax.serve import openapi
@@ -32,6 +33,9 @@ from holorec_jax.serve.searching import InvalidRequestError
 from holorec_jax.serve.service import NotReadyError, Service, SwapRunningError
 
 MAX_BODY = 1 << 20
+# A million ids, of those who have the token alone.
+MAX_AVAILABILITY = 1 << 26
+AVAILABILITY = "/admin/availability"
 _SENT = (408, 413, 422)  # what any body may bring about
 
 
@@ -48,7 +52,7 @@ def make_app(
     service: that answers; who makes the app loads its bundle and closes it.
     token: what callers have to bear; None: anyone may ask, nobody may change
       anything.
-    max_body: bytes of a request.
+    max_body: bytes of a request; availability may take MAX_AVAILABILITY.
     patience: seconds for a client to send a request.
     most_open: requests at the same time.
   """
@@ -80,7 +84,15 @@ def make_app(
       SwapRunningError: _later(409, "another bundle is being loaded"),
     },
   )
-  return Edge(app, service.metrics, max_body, patience, most_open)
+
+  def most_bytes(scope: Scope) -> int:
+    if scope["path"] == AVAILABILITY:
+      with contextlib.suppress(HTTPException):
+        _check_token(Request(scope), token)
+        return MAX_AVAILABILITY
+    return max_body
+
+  return Edge(app, service.metrics, most_bytes, patience, most_open)
 
 
 def _watching(service: Service) -> list[Endpoint]:
@@ -174,7 +186,7 @@ def _changing(service: Service) -> list[Endpoint]:
     ),
     Endpoint(
       "POST",
-      "/admin/availability",
+      AVAILABILITY,
       set_unavailable,
       AvailabilityRequest,
       AvailabilityResponse,

@@ -7,6 +7,7 @@ went away, counts every request and logs what went wrong.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -37,7 +38,7 @@ class Edge:
     self,
     app: ASGIApp,
     metrics: Metrics,
-    max_body: int,
+    max_body: Callable[[Scope], int],
     patience: float = PATIENCE,
     most_open: int = MOST_OPEN,
   ):
@@ -46,7 +47,7 @@ class Edge:
     Args:
       app: gets whole bodies.
       metrics: counts requests.
-      max_body: bytes of a body.
+      max_body: bytes of a request's body.
       patience: seconds for it to arrive.
       most_open: requests at the same time; of more, those with a body are
         refused unread.
@@ -79,7 +80,7 @@ class Edge:
           f"{self._open} requests at the same time are too many",
           {"Retry-After": "1", "Connection": "close"},
         )
-      body = await self._read(receive)
+      body = await self._read(receive, self._max_body(scope))
       began = time.perf_counter()
       await self._answer(body, scope, receive, note_and_send)
     except _ClientGoneError:
@@ -96,7 +97,7 @@ class Edge:
       self._open -= 1
       self._note(scope, status, time.perf_counter() - began)
 
-  async def _read(self, receive: Receive) -> bytes:
+  async def _read(self, receive: Receive, most: int) -> bytes:
     """The body. One too long is read to its end, or nobody reads our no."""
     body = bytearray()
     length = 0
@@ -109,7 +110,7 @@ class Edge:
             raise _ClientGoneError
           part = message.get("body", b"")
           length += len(part)
-          if length <= self._max_body:
+          if length <= most:
             body += part
           more = message.get("more_body", False)
     except TimeoutError:
@@ -118,9 +119,9 @@ class Edge:
         f"the request took longer than {self._patience:g} s to arrive",
         {"Connection": "close"},
       ) from None
-    if length > self._max_body:
+    if length > most:
       raise HTTPException(
-        413, f"the body has {length} bytes; at most {self._max_body} are taken"
+        413, f"the body has {length} bytes; at most {most} are taken"
       )
     return bytes(body)
 

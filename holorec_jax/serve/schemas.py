@@ -65,7 +65,7 @@ class Level(BaseModel):
 
 
 class Explanation(BaseModel):
-  """The score is the sum of all logarithms in here."""
+  """The score is the sum of all logarithms in here, without neighbours."""
 
   levels: list[Level]
   log_share: float = Field(

@@ -8,8 +8,8 @@ has changed. An item delta makes such a new bundle of the present one.
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from holorec_jax.errors import UserError
 from holorec_jax.export import runtime
@@ -18,6 +18,8 @@ from holorec_jax.serve.batching import Batcher
 from holorec_jax.serve.metrics import Metrics
 from holorec_jax.serve.schemas import RecommendRequest, RecommendResponse
 from holorec_jax.serve.searching import Searcher
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Service:
     self._config = config
     self._serving: _Serving | None = None
     self._unavailable: frozenset[str] = frozenset()
-    self._changing = asyncio.Lock()
+    self._changing: asyncio.Task | None = None
     self.metrics = Metrics(self._queue_length)
 
   @property
@@ -133,9 +135,8 @@ class Service:
     self, path: str, load: Callable[[], "_Serving"], **noted: Any
   ) -> tuple[str, str | None]:
     """Serves what is loaded from a path, or goes on as before."""
-    if self._changing.locked():
-      raise SwapRunningError
-    async with self._changing:
+
+    async def change() -> tuple[str, str | None]:
       old = self._serving
       try:
         new = await asyncio.to_thread(load)
@@ -148,14 +149,29 @@ class Service:
       self._serving = new
       self.metrics.swaps.labels("done").inc()
       self.metrics.set_bundle(new.searcher.version)
-    before = old.searcher.version if old else None
-    version = new.searcher.version
-    logs.event(
-      "bundle_loaded", path=path, bundle=version, previous=before, **noted
-    )
-    if old:
-      await old.batcher.drain()
-    return version, before
+      before = old.searcher.version if old else None
+      version = new.searcher.version
+      logs.event(
+        "bundle_loaded", path=path, bundle=version, previous=before, **noted
+      )
+      if old:
+        await old.batcher.drain()
+      return version, before
+
+    return await self._alone(change)
+
+  async def _alone(self, change: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Changes what is served; goes on where the caller has gone away.
+
+    Raises:
+      SwapRunningError: at once, while another change is at work.
+    """
+    if self._changing is not None and not self._changing.done():
+      raise SwapRunningError
+    self._changing = asyncio.create_task(change())
+    # Where nobody waits for it any more, nobody is told of its error.
+    self._changing.add_done_callback(asyncio.Task.exception)
+    return await asyncio.shield(self._changing)
 
   async def set_unavailable(self, ids: Sequence[str]) -> tuple[int, list[str]]:
     """Recommends these items to nobody, after any swap either.
@@ -168,17 +184,18 @@ class Service:
     """
     if self._serving is None:
       raise NotReadyError
-    if self._changing.locked():
-      raise SwapRunningError
-    async with self._changing:
+    searcher = self._serving.searcher
+
+    async def change() -> tuple[int, list[str]]:
       self._unavailable = frozenset(ids)
-      searcher = self._serving.searcher
       unknown = await asyncio.to_thread(
         searcher.set_unavailable, self._unavailable
       )
-    known = len(self._unavailable) - len(unknown)
-    logs.event("availability", unavailable=known, unknown=len(unknown))
-    return known, unknown
+      known = len(self._unavailable) - len(unknown)
+      logs.event("availability", unavailable=known, unknown=len(unknown))
+      return known, unknown
+
+    return await self._alone(change)
 
   async def close(self) -> None:
     """Answers what waits, then ends."""

@@ -185,6 +185,23 @@ def test_oversize_bodies(service):
   assert f"at most {size}" in response.json()["detail"]
 
 
+def test_who_has_the_token_may_send_long_lists(service, monkeypatch):
+  monkeypatch.setattr(serve_app, "MAX_AVAILABILITY", 400)
+  options = {"max_body": 100, "token": TOKEN}.items()
+  body = {"unavailable": [f"gone{n}" for n in range(20)]}
+  path = serve_app.AVAILABILITY
+  given = post(service, body, path, options=options, headers=BEARER)
+  assert given.status_code == 200
+  assert len(given.json()["unknown_items"]) == 20
+  assert post(service, body, path, options=options).status_code == 413
+  body["unavailable"] *= 3
+  given = post(service, body, path, options=options, headers=BEARER)
+  assert given.status_code == 413 and "at most 400" in given.json()["detail"]
+  empty = {"unavailable": []}
+  given = post(service, empty, path, options=options, headers=BEARER)
+  assert given.status_code == 200
+
+
 def test_a_token_where_there_is_one(service):
   body, options = {"history": []}, {"token": TOKEN}.items()
   for headers in (

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import shutil
+import threading
+import time
 
 import httpx
 import pytest
@@ -181,3 +183,30 @@ def test_what_is_sold_out_stays_so_in_the_next_bundle(service):
     assert len(await everything()) > 8
 
   run(service, use)
+
+
+def test_a_swap_goes_on_without_who_asked_for_it(service, bundle, other):
+  """And no other begins meanwhile."""
+  before = threading.active_count()
+
+  async def use(http):
+    old = service.version
+    swap = asyncio.create_task(service.swap(str(other)))
+    await asyncio.sleep(0)
+    swap.cancel()
+    with pytest.raises(asyncio.CancelledError):
+      await swap
+    with pytest.raises(SwapRunningError):
+      await service.swap(str(bundle))
+    deadline = time.monotonic() + 60
+    while service.version == old and time.monotonic() < deadline:
+      await asyncio.sleep(0.05)
+    taken = service.version
+    await asyncio.wait_for(asyncio.shield(service._changing), 60)
+    back, _ = await service.swap(str(bundle))
+    return old, taken, back
+
+  old, taken, back = run(service, use)
+  assert old == back != taken
+  # The old bundles' threads have ended.
+  assert threading.active_count() <= before + 2

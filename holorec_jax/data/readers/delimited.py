@@ -54,30 +54,46 @@ class Delimited:
     """
     names = self.columns()
     try:
-      with files.open_bytes(self.path) as stream:
-        table = pa.csv.read_csv(
-          self._single(stream),
-          pa.csv.ReadOptions(
-            encoding=self.encoding.removesuffix("-sig"),
-            column_names=names,
-            # Arrow counts the blank lines before a header, too.
-            skip_rows=self._header()[0],
-          ),
-          pa.csv.ParseOptions(
-            delimiter=self._delimiter,
-            quote_char='"' if self.quotes else False,
-            newlines_in_values=self.quotes and not only,
-          ),
-          pa.csv.ConvertOptions(
-            column_types=types,
-            include_columns=list(types) if only else None,
-          ),
-        )
+      try:
+        table = self._parse(names, types, only, self.quotes and not only)
+      except pa.ArrowInvalid:
+        # Cells of several lines are rare among events, and slow to read.
+        if not (self.quotes and only):
+          raise
+        table = self._parse(names, types, only, newlines=True)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
       raise self._explain(types, names, error) from error
     if not table.num_rows:
       raise errors.UserError(f"{self.path}: no rows, only a header")
     return table
+
+  def _parse(
+    self,
+    names: list[str],
+    types: dict[str, pa.DataType],
+    only: bool,
+    newlines: bool,
+  ) -> pa.Table:
+    """`read` where cells may hold newlines, or may not."""
+    with files.open_bytes(self.path) as stream:
+      return pa.csv.read_csv(
+        self._single(stream),
+        pa.csv.ReadOptions(
+          encoding=self.encoding.removesuffix("-sig"),
+          column_names=names,
+          # Arrow counts the blank lines before a header, too.
+          skip_rows=self._header()[0],
+        ),
+        pa.csv.ParseOptions(
+          delimiter=self._delimiter,
+          quote_char='"' if self.quotes else False,
+          newlines_in_values=newlines,
+        ),
+        pa.csv.ConvertOptions(
+          column_types=types,
+          include_columns=list(types) if only else None,
+        ),
+      )
 
   def where(self, row: int) -> str:
     """What to call data row `row` (from 0) in an error."""

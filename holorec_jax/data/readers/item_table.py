@@ -57,7 +57,8 @@ def select(
   """Keeps wanted rows and text columns; renames title and categories.
 
   Raises:
-    UserError: no item column, an empty or repeated id, no such text column.
+    UserError: no item column, an empty or repeated id, no such text column, or
+      two of one name.
   """
   key = columns.find_column(
     table.column_names, config.item_column, str(path), "item_column"
@@ -70,10 +71,16 @@ def select(
     config.title_column: "title",
     config.categories_column: "categories",
   }
-  text = {
-    renames.get(name, name): schema.strings(column.filter(pa.array(keep)))
-    for name, column in _text_columns(table, key, config, path).items()
-  }
+  text: dict[str, np.ndarray] = {}
+  for name, column in _text_columns(table, key, config, path).items():
+    called = renames.get(name, name)
+    if called in text:
+      raise errors.UserError(
+        f"{path}: two columns would be {called!r}, one of this name and the one"
+        f" that config.data.{called}_column names: list the columns to take in"
+        " config.data.text_columns"
+      )
+    text[called] = schema.strings(column.filter(pa.array(keep)))
   if "title" not in text:
     logging.warning(
       "%s: no column %r, so items have no titles; the file has %s (set "
@@ -116,6 +123,8 @@ def _text_columns(
     if config.text_columns:
       found[name] = _as_text(column, name, path)
     elif name == key or not pa.types.is_string(column.type):
+      if name in (config.title_column, config.categories_column):
+        logging.warning("%s: %r holds %s: left out", path, name, column.type)
       continue
     elif name in (config.title_column, config.categories_column) or _is_text(
       column
@@ -127,13 +136,31 @@ def _text_columns(
 
 
 def _joined(column: pa.ChunkedArray, joint: str) -> pa.ChunkedArray:
-  """Lists of strings as one string each; all else as it is."""
+  """Strings, and lists of them as one each, in any layout; else as it is."""
   kind = column.type
-  if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
-    return pc.binary_join(column, joint)
-  if pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
+  if _is_list(kind) and _is_string(kind.value_type):
+    return pc.binary_join(column.cast(pa.list_(pa.string())), joint)
+  if _is_string(kind) or pa.types.is_dictionary(kind):
     return column.cast(pa.string())
   return column
+
+
+def _is_string(kind: pa.DataType) -> bool:
+  is_kinds = pa.types.is_string, pa.types.is_large_string
+  return any(is_kind(kind) for is_kind in (*is_kinds, pa.types.is_string_view))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+  return any(
+    is_kind(kind)
+    for is_kind in (
+      pa.types.is_list,
+      pa.types.is_large_list,
+      pa.types.is_fixed_size_list,
+      pa.types.is_list_view,
+      pa.types.is_large_list_view,
+    )
+  )
 
 
 def _as_text(
@@ -172,5 +199,9 @@ def from_rows(rows: list[dict], names: Iterable[str] = ()) -> pa.Table:
 def _column(values: list) -> pa.Array:
   try:
     return pa.array(values)
-  except (pa.ArrowInvalid, pa.ArrowTypeError):
-    return pa.array([None if v is None else str(v) for v in values])
+  except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
+    texts = [None if value is None else str(value) for value in values]
+  # Half a surrogate pair, as in cut JSON, is no text.
+  return pa.array(
+    [t if t is None else t.encode("utf-8", "replace").decode() for t in texts]
+  )

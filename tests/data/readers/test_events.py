@@ -230,3 +230,15 @@ def test_unreadable_files(tmp_path):
   (tmp_path / "e.csv").write_bytes(HEADER.encode() + b"\xff,x,1\n")
   with pytest.raises(UserError, match="utf-8"):
     _read(tmp_path / "e.csv")
+
+
+def test_reviews_of_several_lines_in_a_large_file(tmp_path):
+  """Arrow reads a megabyte at a time, and not beyond its last line's end."""
+  review = '"good,\n' + "very " * 20 + '\ngood"'
+  rows = (f"u{n % 90},{review},i{n % 70},{n}" for n in range(20_000))
+  path = tmp_path / "e.csv"
+  path.write_text("\n".join(["user,review,item,timestamp", *rows]))
+  assert path.stat().st_size > 1 << 21
+  found = _read(path)
+  assert len(found.users) == 20_000
+  assert (len(found.user_ids), len(found.item_ids)) == (90, 70)

@@ -103,3 +103,44 @@ def test_bad_tables(tmp_path, text, message):
   path.write_text(text)
   with pytest.raises(UserError, match=message):
     _read(path)
+
+
+@pytest.mark.parametrize(
+  ("text", "texts"),
+  [
+    (pa.string(), pa.list_(pa.string())),
+    (pa.large_string(), pa.large_list(pa.large_string())),
+    (pa.string_view(), pa.list_(pa.large_string())),
+    (pa.dictionary(pa.int32(), pa.string()), pa.list_(pa.string(), 2)),
+  ],
+)
+def test_text_in_every_layout_of_arrow(tmp_path, text, texts):
+  columns = {
+    "id": pa.array(["03", "1"]),
+    "title": pa.array(["Tea", "Mate"]).cast(text),
+    "categories": pa.array([["Food", "Tea"], ["Food", "Else"]], texts),
+  }
+  pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+  table = _read(tmp_path / "t.parquet")
+  assert table.text["title"].tolist() == ["Tea", "Mate"]
+  assert table.text["categories"].tolist() == ["Food > Tea", "Food > Else"]
+
+
+def test_a_column_is_not_taken_for_another_of_its_name(tmp_path):
+  path = tmp_path / "t.csv"
+  path.write_text("item,name,title\n1,Mate,Mr a\n03,Tea,Ms b\n")
+  with pytest.raises(
+    UserError, match=r"two columns would be 'title'.*text_col"
+  ):
+    _read(path, title_column="name")
+  table = _read(path, title_column="name", text_columns=("name",))
+  assert table.text["title"].tolist() == ["Mate", "Tea"]
+
+
+def test_json_that_arrow_does_not_hold(tmp_path):
+  path = tmp_path / "t.jsonl"
+  path.write_text(
+    '{"id": "1", "title": "half \\ud83d", "code": 99999999999999999999}\n'
+    '{"id": "03", "title": "Tea", "code": 1}\n'
+  )
+  assert _read(path).text["title"].tolist() == ["half ?", "Tea"]

@@ -24,11 +24,11 @@ def leaf_categories(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
   """
   absent_I = np.full(dataset.num_items, "", object)
   path_I = dataset.item_text.get("categories", absent_I)
-  names, category_I = np.unique(path_I.astype(str), return_inverse=True)
-  category_I = category_I.astype(np.int32)
-  if len(names) and not names[0]:  # The empty path sorts first.
-    return category_I - 1, names[1:].tolist()
-  return category_I, names.tolist()
+  rows = {name: row for row, name in enumerate(sorted(set(path_I) - {""}))}
+  rows[""] = NONE
+  category_I = np.fromiter((rows[p] for p in path_I), np.int32, len(path_I))
+  del rows[""]
+  return category_I, list(rows)
 
 
 def code_categories(

@@ -235,6 +235,17 @@ def revive(
   return jnp.stack(books)
 
 
+def sample(rng: np.random.Generator, count: int) -> np.ndarray:
+  """Of so many items those that `revive` looks at: all, or SAMPLE draws.
+
+  Of few items draws would repeat the worst, and codes would be moved to it
+  together.
+  """
+  if count <= SAMPLE:
+    return np.arange(count)
+  return rng.integers(count, size=SAMPLE)
+
+
 def usage(sids_IRL: np.ndarray, num_codes: int) -> np.ndarray:
   """Items of each code; (R, L, V) int64."""
   _, rows, levels = sids_IRL.shape
@@ -354,7 +365,7 @@ def _fit(vectors_IW, config, bar, mesh, warmup, per_round, rounds):
   for index in range(rounds):
     use_RLV = usage(sids_IRL, config.codes)
     if (use_RLV == 0).any():
-      x_SW = x_IW[rng.integers(len(x_IW), size=SAMPLE)]
+      x_SW = x_IW[sample(rng, len(x_IW))]
       books_LVD = revive(state.params, x_SW, use_RLV == 0, config)
       state = state._replace(params={**state.params, "codebooks": books_LVD})
     state, parts = train_epochs(

@@ -158,7 +158,7 @@ def _fit(vectors_IW, config, bar, mesh, warmup, per_round, rounds):
   for index in range(rounds):
     use_RMV = nested_fit.usage(encoded.codes_IM[:, None], config.codes)
     if (use_RMV == 0).any():
-      x_SW = x_IW[rng.integers(len(x_IW), size=nested_fit.SAMPLE)]
+      x_SW = x_IW[nested_fit.sample(rng, len(x_IW))]
       books_MVD = revive(state.params, x_SW, use_RMV[0] == 0, config)
       state = state._replace(params={**state.params, "codebooks": books_MVD})
     state, parts = nested_fit.train_epochs(

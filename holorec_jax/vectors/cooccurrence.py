@@ -96,9 +96,10 @@ def smooth(
   smoothed_ID = beta[0] * x_ID
   for weight in beta[1:]:
     h_ID = (1 - alpha) * (a @ h_ID) + alpha * x_ID
-    smoothed_ID = smoothed_ID + weight * h_ID
+    smoothed_ID += weight * h_ID
   lonely_I = np.diff(graph.indptr) == 0
-  return np.where(lonely_I[:, None], x_ID, smoothed_ID).astype(np.float32)
+  smoothed_ID[lonely_I] = x_ID[lonely_I]
+  return smoothed_ID.astype(np.float32)
 
 
 def fill_missing(

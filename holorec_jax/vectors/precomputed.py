@@ -15,6 +15,7 @@ import zipfile
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from absl import logging
 
@@ -104,8 +105,23 @@ def _read_parquet(path: pathlib.Path) -> Table:
     ids = schema.strings(table["id"].cast(pa.string())).astype(str)
     table = table.drop_columns(["id"])
   if table.column_names == ["vector"]:
-    return np.array(table["vector"].to_pylist()), ids
+    return _stack(table["vector"].combine_chunks(), path), ids
   return np.column_stack([column.to_numpy() for column in table.columns]), ids
+
+
+def _stack(column: pa.Array, path: pathlib.Path) -> np.ndarray:
+  """Lists of equal length as the rows of an array."""
+  lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+  if len(lengths) != 1 or not lengths[0]:
+    raise UserError(
+      f"{path}: the vectors are of lengths {sorted(map(str, lengths))};"
+      " expected one, above 0"
+    )
+  return (
+    pc.list_flatten(column)
+    .to_numpy(zero_copy_only=False)
+    .reshape(-1, lengths[0])
+  )
 
 
 READERS = {".npy": _read_npy, ".npz": _read_npz, ".parquet": _read_parquet}

@@ -186,3 +186,10 @@ def test_bad_vectors_are_explained(vectors_IW, words):
 def test_a_quantizer_refuses_vectors_of_another_width(quantizer):
   with pytest.raises(UserError, match="fitted on 24"):
     quantizer.encode(np.zeros((2, 23)))
+
+
+def test_of_few_items_each_is_looked_at_once():
+  rng = np.random.default_rng(0)
+  np.testing.assert_array_equal(fit.sample(rng, 300), np.arange(300))
+  drawn = fit.sample(rng, fit.SAMPLE + 1)
+  assert len(drawn) == fit.SAMPLE and drawn.max() <= fit.SAMPLE

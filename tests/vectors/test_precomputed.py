@@ -140,3 +140,10 @@ def test_npz_without_vectors_and_no_path(tmp_path):
     precomputed.load_vectors(str(tmp_path / "v.npz"), _dataset())
   with pytest.raises(UserError, match=r"set config.vectors.path"):
     precomputed.load_vectors("", _dataset())
+
+
+def test_vectors_of_unequal_lengths_are_refused(tmp_path):
+  columns = {"id": TABLE_IDS[:2], "vector": [[1.0, 2.0], [3.0]]}
+  pq.write_table(pa.table(columns), tmp_path / "v.parquet")
+  with pytest.raises(UserError, match=r"lengths \['1', '2'\]; expected one"):
+    precomputed.load_vectors(str(tmp_path / "v.parquet"), _dataset())

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from holorec_jax import sharding
 from holorec_jax.errors import UserError
 from holorec_jax.sharding import MeshConfig
+from holorec_jax.sharding.collectives import read_collectives
 
 P = PartitionSpec
 MESH = sharding.make_mesh(shape=MeshConfig(fsdp=2, tensor=2))
@@ -188,3 +189,21 @@ def test_tokens_are_shared_out_and_gathered():
   np.testing.assert_array_equal(odd, rows[:, :7])
   assert not sharding.tokens_are_split()
   assert sharding.split_tokens(rows) is rows
+
+
+def test_what_a_collective_was_given_is_not_counted():
+  hlo = """
+  %a = (f32[1,8]{1,0}, f32[4,8]{1,0}) all-gather-start(%x), dimensions={0}
+  %b = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%y)
+  %c = ((f32[2], bf16[2]), (f32[4], bf16[4])) all-gather-start(%u, %v)
+  %d = (f32[8]{0}, f32[]) all-reduce-start(%z, %w)
+  """
+  found = [
+    (each.kind, each.shapes, each.bytes) for each in read_collectives(hlo)
+  ]
+  assert found == [
+    ("all-gather", ((4, 8),), 128),
+    ("collective-permute", ((8,),), 32),
+    ("all-gather", ((4,), (4,)), 24),
+    ("all-reduce", ((8,), ()), 36),
+  ]

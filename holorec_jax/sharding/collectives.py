@@ -15,6 +15,8 @@ _KINDS = (
   "collective-permute",
   "collective-broadcast",
 )
+# When they start, these return what they were given, too.
+_WITH_OPERANDS = ("all-gather", "collective-permute")
 # "%x = (f32[8,4]{1,0}, f32[]) all-reduce-start(..": results, then the kind.
 _CALL = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
 # "f32[8,4]": bits, dimensions. "pred", without bits in its name, takes a byte.
@@ -38,10 +40,20 @@ class Collective:
 
 def list_collectives(compiled: jax.stages.Compiled) -> list[Collective]:
   """All operations between devices; one in a loop's body counts once."""
+  return read_collectives(compiled.as_text() or "")
+
+
+def read_collectives(hlo: str) -> list[Collective]:
+  """Those of a program's HLO text."""
   found = []
-  for results, kind, _ in _CALL.findall(compiled.as_text() or ""):
+  for results, kind, started in _CALL.findall(hlo):
     shapes, size = [], 0
-    for bits, dims in _ARRAY.findall(results):
+    arrays = _ARRAY.findall(results)
+    if started and kind in _WITH_OPERANDS:
+      # (operands, results), and of permutations u32[] contexts.
+      arrays = _ARRAY.findall(results.replace("u32[]", ""))
+      arrays = arrays[len(arrays) // 2 :]
+    for bits, dims in arrays:
       shape = tuple(int(dim) for dim in dims.split(",") if dim)
       shapes.append(shape)
       size += math.prod(shape) * max(1, int(bits or 8) // 8)

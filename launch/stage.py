@@ -52,7 +52,9 @@ PROCESS_ID = flags.DEFINE_integer(
 
 
 def run(
-  *stages: Callable[[Config, pathlib.Path], None], together: bool = False
+  *stages: Callable[[Config, pathlib.Path], None],
+  together: bool = False,
+  plans: Callable[[], bool] = lambda: False,
 ) -> None:
   """Parses flags and runs the stages on (config, workdir).
 
@@ -62,6 +64,7 @@ def run(
   Args:
     *stages: what to run, one after the other.
     together: several processes may run them together.
+    plans: whether the flags ask for a plan, which leaves the workdir alone.
   """
 
   def main(argv: list[str]) -> None:
@@ -71,6 +74,11 @@ def run(
     workdir = mirror.local_folder(str(WORKDIR.value))
     # JAX announces every accelerator that it does not find.
     python_logging.getLogger("jax").setLevel(python_logging.WARNING)
+    if plans():
+      config = config_fields.to_dataclass(Config, CONFIG.value)
+      for stage in stages:
+        stage(config, workdir)
+      return
     with remove_unused(workdir):
       config = processes.after_first(lambda: load_config(CONFIG.value, workdir))
       for stage in stages:

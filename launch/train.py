@@ -4,7 +4,8 @@ The same command in one process or in several, on one host or on many, which
 need to see the same --workdir (flags: --coordinator, --processes, --process_id;
 under srun, mpirun and indexed Kubernetes jobs none). SIGTERM, or Ctrl-C once,
 saves after the step at hand and ends with status 75: the same command goes on,
-with as many processes as you like. launch/supervise.sh does that by itself.
+with as many processes as you like, on any number of devices that divides a
+batch's rows (a multiple of 8). launch/supervise.sh does that by itself.
 
 What a step takes on devices that are not here, before renting any:
 
@@ -16,7 +17,6 @@ between devices; it reads no data and writes nothing.
 """
 
 import pathlib
-import sys
 
 import stage
 from absl import flags
@@ -71,7 +71,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     plan.simulate(machine.devices)
     planned = plan.make_plan(config, machine, PLAN_ITEMS.value)
     print(plan.describe(planned, machine))
-    sys.exit()  # An exit leaves no new workdir behind (`remove_unused`).
+    return
   if PLAN_GPU.value:
     raise UserError(
       f"--plan_gpu={PLAN_GPU.value} plans nothing: give --plan=DEVICES, too"
@@ -80,4 +80,4 @@ def train(config: Config, workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  stage.run(train, together=True)
+  stage.run(train, together=True, plans=lambda: bool(PLAN.value))

@@ -103,6 +103,7 @@ class Slow:
   def __init__(self, source: Any, pause: float):
     self._source, self._pause = source, pause
     self.batches_per_epoch = source.batches_per_epoch
+    self.rows_per_batch = source.rows_per_batch
 
   def __len__(self) -> int:
     return len(self._source)

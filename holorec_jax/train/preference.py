@@ -48,7 +48,8 @@ class PreferenceConfig:
     users: histories of an update; rounded up to whole rows on every device.
     group: G, paths of a history.
     temperature: of the logits that paths are drawn from.
-    learning_rate: peak; the rest of the optimiser is as in training.
+    learning_rate: peak; the rest of the optimiser is as in training, but
+      nothing is accumulated.
     warmup_share: share of all steps with linear warm-up.
     clip: how far the probability of a step may move from what it was when its
       path was drawn, as a ratio.
@@ -226,14 +227,14 @@ class PreferenceObjective:
         params, _supervised(experience), ground.codes, dropout_key
       )
       loss += config.sft * means["sft"]
-    moved_BGM = jnp.abs(scored.log_prob_BGM - drawn.log_prob_BGM)
+    ratio_BGM = jnp.exp(scored.log_prob_BGM - drawn.log_prob_BGM)
     means |= {
       "loss": loss,
       "reward": jnp.mean(reward_BG),
       "hit": jnp.mean(drawn.item_BG == experience.target_BW[:, :1]),
       "kl": jnp.mean(kl_BGM),
       "entropy": jnp.mean(scored.entropy_BGM),
-      "clipped": jnp.mean(jnp.abs(jnp.exp(moved_BGM) - 1.0) > config.clip),
+      "clipped": jnp.mean(jnp.abs(ratio_BGM - 1.0) > config.clip),
     }
     rows = len(reward_BG)
     sums = {name: rows * mean for name, mean in means.items()}

@@ -94,6 +94,7 @@ class AlignTask:
       self.config.patience,
       self.config.log_every,
       self.validate,
+      "config.preference.learning_rate",
     )
 
   def make_optimizer(self) -> optax.GradientTransformation:

@@ -16,6 +16,8 @@ class Progress:
     seconds: training time, validations and restarts included.
     finished: the run is over (all epochs, or out of patience).
     unwritten: sums of the steps since the last line of metrics.jsonl.
+    rows_per_batch: of the batches that steps count; 0: an older release did
+      not write it down.
   """
 
   best: float = -1.0
@@ -24,6 +26,7 @@ class Progress:
   seconds: float = 0.0
   finished: bool = False
   unwritten: dict[str, float] = dataclasses.field(default_factory=dict)
+  rows_per_batch: int = 0
 
   def count(self, step: int, metric: float, seconds: float) -> None:
     """Takes a validation into account."""

@@ -31,6 +31,7 @@ class Course:
     log_every: steps between lines.
     validate: averaged parameters -> metrics, METRIC among them. Every process
       calls it; what process 0 finds counts.
+    rate: the config's leaf of the learning rate.
   """
 
   name: str
@@ -39,6 +40,7 @@ class Course:
   patience: int
   log_every: int
   validate: Callable[[dict], dict[str, float]]
+  rate: str
 
 
 class Recorder:
@@ -78,7 +80,8 @@ class Recorder:
         disable=not processes.is_first(),
       )
     )
-    self._reporter = Reporter(writer, bar, course.log_every, meter)
+    mend = f"lower {course.rate} and start without {course.folder}/checkpoints"
+    self._reporter = Reporter(writer, bar, course.log_every, mend, meter)
     self._reporter.resume(progress.unwritten)
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self._before, self._clock = progress.seconds, time.perf_counter()

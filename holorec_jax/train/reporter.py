@@ -20,18 +20,18 @@ class NotFinite(UserError):
     step: its number.
   """
 
-  def __init__(self, what: str, value: float, step: int, why: str = "") -> None:
-    self.step, self._what, self._value = step, what, value
+  def __init__(
+    self, what: str, value: float, step: int, mend: str, why: str = ""
+  ) -> None:
+    self.step, self._what, self._value, self._mend = step, what, value, mend
     super().__init__(
       f"the {what} is {value} at step {step}; {why}training stopped before a"
-      " checkpoint could be spoilt. Lower optim.learning_rate or"
-      " optim.clip_norm and start again in another --workdir, or run again to"
-      " go on from the last checkpoint."
+      f" checkpoint could be spoilt: {mend}"
     )
 
   def because(self, why: str) -> "NotFinite":
     """The same with its cause."""
-    return NotFinite(self._what, self._value, self.step, f"{why}; ")
+    return NotFinite(self._what, self._value, self.step, self._mend, f"{why}; ")
 
 
 def _is_of_step(name: str) -> bool:
@@ -46,6 +46,7 @@ class Reporter:
     writer: of the metrics; None in processes that leave it to the first.
     bar: the progress bar.
     log_every: steps between lines.
+    mend: what helps against values that are not finite.
     meter: of the machine; one that is told nothing knows targets/s.
   """
 
@@ -54,11 +55,12 @@ class Reporter:
     writer: MetricWriter | None,
     bar: tqdm,
     log_every: int,
+    mend: str,
     meter: Meter | None = None,
   ):
     self._writer = writer
     self._bar = bar
-    self._log_every = log_every
+    self._log_every, self._mend = log_every, mend
     self._meter = meter or Meter()
     self._sums: dict[str, float] = {}
     self.targets = 0.0  # of this process's life
@@ -82,7 +84,7 @@ class Reporter:
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     for name in ("loss", *sorted(filter(_is_of_step, values))):
       if not math.isfinite(values[name]):
-        raise NotFinite(name.replace("_", " "), values[name], step)
+        raise NotFinite(name.replace("_", " "), values[name], step, self._mend)
     self._bar.update()
     self._meter.trained(values["targets"])
     self.targets += values["targets"]

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from holorec_jax.codes import Codes
 from holorec_jax.data.pipeline import make_iterator
+from holorec_jax.errors import UserError
 from holorec_jax.precision import Dtype
 from holorec_jax.ranges import check_ranges
 from holorec_jax.train.checkpoint import Checkpointer
@@ -125,6 +126,7 @@ class Task:
       self.config.patience,
       self.config.log_every,
       self.validate,
+      "config.optim.learning_rate",
     )
 
   def make_optimizer(self) -> optax.GradientTransformation:
@@ -164,14 +166,28 @@ class Task:
   def restore(
     self, saver: Checkpointer
   ) -> tuple[TrainState, int, Progress, grain.DatasetIterator]:
-    """State, step, progress, data of the newest checkpoint, or of a start."""
+    """State, step, progress, data of the newest checkpoint, or of a start.
+
+    Raises:
+      UserError: no checkpoint is whole, or they are of another model or of
+        batches of another size.
+    """
     iterator = make_iterator(self.source)
+    rows = self.source.rows_per_batch
     restored = saver.restore(self.shapes())
     if restored is None:
-      return self.start(), 0, Progress(), iterator
+      return self.start(), 0, Progress(rows_per_batch=rows), iterator
+    progress = Progress(**restored.loop)
+    if progress.rows_per_batch not in (0, rows):
+      raise UserError(
+        f"{self.folder / 'checkpoints'} counts steps of"
+        f" {progress.rows_per_batch} rows, but here a batch has {rows}, as rows"
+        " are a multiple of 8 and of the devices that share them: go on with a"
+        f" number of these (config.mesh) that divides {progress.rows_per_batch}"
+      )
     iterator.set_state(restored.data)
     logging.info("%s: going on from step %d", self.name, restored.step)
-    return restored.state, restored.step, Progress(**restored.loop), iterator
+    return restored.state, restored.step, progress, iterator
 
 
 def _begin_with(params: dict, initial: dict[str, dict]) -> dict:

@@ -13,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import tiny_training
 from tiny_training import OBJECTIVE, OPTIM, measure, train
 
 from holorec_jax import sharding
@@ -248,7 +249,8 @@ def test_an_equal_metric_is_stale_but_the_later_step_is_the_best():
 def test_a_loss_that_is_not_finite_names_the_step(tmp_path):
   wild = dataclasses.replace(OPTIM, learning_rate=1e30, warmup_share=0.2)
   with pytest.raises(
-    UserError, match=r"norm is inf at step 2; .* optim.learning_rate"
+    UserError,
+    match=r"norm is inf at step 2; .*: lower config\.optim\.learning_rate",
   ):
     train(tmp_path, always(0.5), wild, evaluate_every=3)
   # Nothing was saved that would spoil the next attempt.
@@ -260,7 +262,15 @@ def test_a_gradient_that_is_not_finite_is_caught_before_it_is_saved():
     def update(self):
       raise AssertionError("counted a spoilt step")
 
-  reporter = Reporter(None, Silent(), 10)  # type: ignore[arg-type]
+  reporter = Reporter(None, Silent(), 10, "")  # type: ignore[arg-type]
   metrics = {"loss": 1.0, "targets": 2.0, "gradient_norm": np.inf}
   with pytest.raises(UserError, match="gradient norm is inf at step 7;"):
     reporter.add(7, metrics)
+
+
+def test_batches_of_another_size_are_refused(tmp_path, monkeypatch):
+  train(tmp_path, epochs=1)
+  larger = tiny_training.make_batches(16)
+  monkeypatch.setattr(tiny_training, "make_batches", lambda *_: larger)
+  with pytest.raises(UserError, match=r"steps of 8 rows, but .* batch has 16,"):
+    train(tmp_path, epochs=1)

@@ -21,6 +21,7 @@ import stage
 
 from configs import systems
 from holorec_jax import config_fields
+from holorec_jax.errors import UserError
 from holorec_jax.experiment import preparation, quantizer_table
 from holorec_jax.experiment.config import Config
 
@@ -33,6 +34,15 @@ VARIANTS = {
 }
 
 
+def check(config: Config, _: pathlib.Path) -> None:
+  """Raises UserError for another system, whose leaves would be in all rows."""
+  if not {"thinking", "non_thinking"}.issuperset(config.systems):
+    raise UserError(
+      f"--config is of {', '.join(config.systems)}: give HoloRec's, such as"
+      " configs/beauty.py, since a row changes its leaves alone"
+    )
+
+
 def compare(config: Config, workdir: pathlib.Path) -> None:
   """The table of VARIANTS of --config."""
   configs = {}
@@ -43,4 +53,4 @@ def compare(config: Config, workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  stage.run(preparation.prepare_data, compare)
+  stage.run(check, preparation.prepare_data, compare)

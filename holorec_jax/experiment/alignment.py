@@ -30,7 +30,7 @@ from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import generates_codes, make_system
 from holorec_jax.experiment.target_ranks import TargetRanker
 from holorec_jax.quantize.categories import leaf_categories
-from holorec_jax.train import checkpoint, loop, preference_loop, seal
+from holorec_jax.train import checkpoint, loop, preference_loop
 from holorec_jax.train.preference import Ground, PreferenceObjective
 from holorec_jax.train.preference_rewards import make_tables
 from holorec_jax.train.preference_sampling import (
@@ -75,36 +75,31 @@ def align(config: Config, workdir: pathlib.Path) -> None:
   name = config.systems[0]
   check_generates(name)
   config = dataclasses.replace(config, systems=(name,))
-  preference = config.preference
   data = processes.after_first(lambda: preparation.load_data(config, workdir))
   built, sids_content = processes.after_first(
     lambda: preparation.load_catalog(config, workdir, data)
   )
   supervised = training.system_folder(config, workdir, name) / "checkpoints"
   aligner = _Aligner(config, workdir, data, built)
-  start = processes.from_first(
-    lambda: _find_start(config, workdir, data, sids_content, supervised)
+  best = processes.from_first(
+    lambda: training.best_checkpoints(config, workdir, data, sids_content)
   )
-  made_from = {
-    "preference": config_fields.resolved(dataclasses.asdict(preference)),
-    "system": name,
-    "dataset": data.content,
-    "sids": sids_content,
-    "checkpoint": start,
-  }
+  start = _start(name, data, sids_content, best)
+  preference = config_fields.resolved(dataclasses.asdict(config.preference))
+  made_from = {"preference": preference} | start
   folder = workdir / FOLDER
   measured_with = made_from | config.section("search")
   if processes.from_first(lambda: _claim(folder, made_from, measured_with)):
     logging.info("%s/%s is finished", FOLDER, RESULTS)
     return
-  params = aligner.restore(supervised, start["step"])
+  params = aligner.restore(supervised, best[name]["step"])
   progress = aligner.align(params, folder)
   aligned = aligner.restore(folder / "checkpoints", progress.best_step)
   table, ranks = aligner.compare(params, aligned)
   results = {
     "system": name,
     "steps": {
-      "supervised": start["step"],
+      "supervised": best[name]["step"],
       "aligned": progress.best_step,
     },
     "seconds": round(progress.seconds, 1),
@@ -122,18 +117,16 @@ def align(config: Config, workdir: pathlib.Path) -> None:
   processes.from_first(write)
 
 
-def _find_start(
-  config: Config,
-  workdir: pathlib.Path,
-  data: Data,
-  sids_content: str,
-  folder: pathlib.Path,
+def _start(
+  name: str, data: Data, sids_content: str, best: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-  """Step and hash of the best supervised checkpoint."""
-  steps = training.best_steps(config, workdir, data, sids_content)
-  step = steps[config.systems[0]]
-  content = artifacts.hash_file(folder / str(step) / seal.SEAL)
-  return {"step": step, "content": content}
+  """What alignment of a system starts from, as JSON."""
+  return {
+    "system": name,
+    "dataset": data.content,
+    "sids": sids_content,
+    "checkpoint": best[name],
+  }
 
 
 def _claim(folder: pathlib.Path, made_from: dict, measured_with: dict) -> bool:
@@ -145,19 +138,41 @@ def _claim(folder: pathlib.Path, made_from: dict, measured_with: dict) -> bool:
   return artifacts.read_json(path)["made_from"] == measured_with
 
 
-def best(workdir: pathlib.Path) -> tuple[pathlib.Path, int]:
+def chosen(
+  config: Config,
+  workdir: pathlib.Path,
+  data: Data,
+  sids_content: str,
+  best: dict[str, dict[str, Any]],
+) -> tuple[pathlib.Path, int]:
   """Folder and step of the aligned checkpoint that validation chose.
 
+  Args:
+    config: of the run.
+    workdir: of the run.
+    data: of the run.
+    sids_content: hash of its codes.
+    best: its supervised checkpoints (`training.best_checkpoints`).
+
   Raises:
-    UserError: the run was not aligned, or not to its end.
+    UserError: the run was not aligned, or not to its end, or from another
+      checkpoint than its best one, of other data or codes perhaps.
   """
   path = workdir / FOLDER / RESULTS
   if not path.is_file():
     raise UserError(
       f"there is no {path}: run launch/align.py on this --workdir first"
     )
-  step = artifacts.read_json(path)["steps"]["aligned"]
-  return workdir / FOLDER / "checkpoints", step
+  results = artifacts.read_json(path)
+  start = _start(config.systems[0], data, sids_content, best)
+  stored = {key: results["made_from"].get(key) for key in start}
+  if lines := config_fields.diff(stored, start):
+    raise UserError(
+      f"{workdir / FOLDER} was aligned from what is there no more:\n  "
+      + "\n  ".join(lines)
+      + "\nDelete that folder and run launch/align.py again."
+    )
+  return workdir / FOLDER / "checkpoints", results["steps"]["aligned"]
 
 
 class _Aligner:

@@ -17,9 +17,10 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from holorec_jax import artifacts, config_fields
 from holorec_jax.errors import UserError
@@ -28,11 +29,13 @@ from holorec_jax.experiment.config import (
   CONFIG,
   MADE_FROM,
   Config,
+  check_workdir,
   defaults,
-  load_config,
 )
 from holorec_jax.experiment.evaluation import RANKS
 from holorec_jax.experiment.systems import generates_codes
+from holorec_jax.experiment.training import system_folder
+from holorec_jax.train.seal import SEAL, identify
 
 RESULTS = "results.json"
 ARTEFACTS = "artefacts"
@@ -94,15 +97,28 @@ class Job:
     if not all(path.is_file() for path in files):
       return False
     stored, results = (artifacts.read_json(path) for path in files[::2])
-    resolved = _resolve(self.config)
+    resolved, made_from = self.config.resolved(), results["made_from"]
     # config.json is renewed before the results that a change asks for.
     return (
-      stored == resolved
-      and results["made_from"]["search"] == resolved["search"]
-      and results["made_from"]["baselines"] == self.config.baselines
+      config_fields.with_defaults(stored, defaults()) == resolved
+      and made_from["search"] == resolved["search"]
+      and made_from["baselines"] == self.config.baselines
       and {results["headline"], *results["modes"]} == set(self.config.systems)
+      and self._still_there(made_from["checkpoints"])
       and (not self.align or self._aligned(resolved))
     )
+
+  def _still_there(self, checkpoints: Mapping[str, Any]) -> bool:
+    """Whether what was measured has not been trained again."""
+    for name, known in checkpoints.items():
+      folder = system_folder(self.config, self.folder, name) / TRAINED
+      step = known if isinstance(known, int) else known["step"]
+      if not (folder / str(step) / SEAL).is_file():
+        return False
+      # Until November 2026 the step alone was written down.
+      if known not in (step, identify(folder, step)):
+        return False
+    return True
 
   def _aligned(self, resolved: dict) -> bool:
     folder = self.folder / ALIGNED
@@ -266,10 +282,6 @@ def _seed_overrides(
       yield f"{leaf}={seed}"
 
 
-def _resolve(config: Config) -> dict:
-  return config.section(*(f.name for f in dataclasses.fields(config)))
-
-
 def _sections(artefact: str) -> list[str]:
   """All that an artefact depends on: its own sections and those before it."""
   order = SHARED[: SHARED.index(artefact) + 1]
@@ -287,7 +299,7 @@ def check_folders(plan: Plan) -> None:
     if job.makes == RESULTS and job.folder.exists():
       if job.align:
         _check_aligned(job)
-      load_config(ConfigDict(dataclasses.asdict(job.config)), job.folder)
+      check_workdir(job.folder, job.config)
 
 
 def _check_aligned(job: Job) -> None:

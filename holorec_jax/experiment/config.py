@@ -160,13 +160,17 @@ class Config:
 
   def section(self, *names: str) -> dict:
     """The named sections as plain JSON values, for manifests."""
-    whole = dataclasses.asdict(self)
-    return config_fields.resolved({name: whole[name] for name in names})
+    whole = self.resolved()
+    return {name: whole[name] for name in names}
+
+  def resolved(self) -> dict:
+    """All sections as plain JSON values: config.json."""
+    return config_fields.resolved(dataclasses.asdict(self))
 
 
 def defaults() -> dict:
   """Every section's defaults, for runs of older releases."""
-  return Config().section(*(f.name for f in dataclasses.fields(Config)))
+  return Config().resolved()
 
 
 def as_config_dict(config: Config) -> ConfigDict:
@@ -186,10 +190,11 @@ def load_config(config: ConfigDict, workdir: pathlib.Path) -> Config:
       cannot be read or made.
   """
   parsed = config_fields.to_dataclass(Config, config)
-  names = [field.name for field in dataclasses.fields(parsed)]
-  resolved = parsed.section(*names)
+  resolved = parsed.resolved()
   with _explain_unusable(workdir):
-    _hold_workdir(workdir, resolved)
+    if check_workdir(workdir, parsed) != resolved:
+      workdir.mkdir(parents=True, exist_ok=True)
+      artifacts.write_json(workdir / CONFIG, resolved)
   return parsed
 
 
@@ -244,21 +249,30 @@ def _explain_unusable(workdir: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def _hold_workdir(workdir: pathlib.Path, resolved: dict) -> None:
+def check_workdir(workdir: pathlib.Path, config: Config) -> dict:
+  """Holds a config to what artefacts of a workdir were made from.
+
+  Returns:
+    The config.json that is there, with the defaults of leaves that came later;
+    {} without one.
+
+  Raises:
+    UserError: they differ (says where).
+  """
   path = workdir / CONFIG
   stored = artifacts.read_json(path) if path.is_file() else {}
   stored = config_fields.with_defaults(stored, defaults())
   held = _held_sections(workdir, stored) if stored else []
-  lines = config_fields.diff(_held(stored, held), _held(resolved, held))
+  lines = config_fields.diff(
+    _held(stored, held), _held(config.resolved(), held)
+  )
   if lines:
     raise UserError(
       f"{workdir} was made by another config:\n  "
       + "\n  ".join(lines)
       + "\nChoose another --workdir, or delete that one to start again."
     )
-  if stored != resolved:
-    workdir.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(path, resolved)
+  return stored
 
 
 def _held_sections(workdir: pathlib.Path, stored: dict) -> list[str]:
@@ -271,6 +285,8 @@ def _held_sections(workdir: pathlib.Path, stored: dict) -> list[str]:
     else:
       present = (workdir / folder).exists()
     held += sections if present else ()
+  for path in workdir.glob("systems/*/checkpoints"):
+    held += SYSTEMS.get(path.parent.name, ()) if seal.read_metrics(path) else ()
   return held
 
 

@@ -60,11 +60,11 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
   """Searches for all users, measures, and writes the report."""
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
-  steps = training.best_steps(config, workdir, data, sids_content)
+  best = training.best_checkpoints(config, workdir, data, sids_content)
   made_from = {
     "dataset": data.content,
     "sids": sids_content,
-    "checkpoints": steps,
+    "checkpoints": best,
     "search": config.section("search")["search"],
     "baselines": config.baselines,
   }
@@ -81,7 +81,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
   answers = _Answers()
   for name in config.systems:
     recommender, probe = training.load_recommender(
-      config, workdir, data, built, name, steps[name]
+      config, workdir, data, built, name, best[name]["step"]
     )
     answers.lists[name], answers.search_ms[name] = _search(
       recommender, rows, name, config.search.batch

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from holorec_jax import artifacts
 from holorec_jax.data.schema import Dataset
 from holorec_jax.decode.probe import Probe
 from holorec_jax.decode.recommender import Recommender
@@ -101,13 +100,14 @@ def load_run(config: Config, workdir: pathlib.Path, system: str = "") -> Run:
     )
   data = preparation.load_data(config, workdir)
   built, sids_content = preparation.load_catalog(config, workdir, data)
+  best = training.best_checkpoints(config, workdir, data, sids_content)
   name = system
   if system == alignment.FOLDER:
     name = config.systems[0]
-    folder, step = alignment.best(workdir)
+    folder, step = alignment.chosen(config, workdir, data, sids_content, best)
   else:
     folder = training.system_folder(config, workdir, system) / "checkpoints"
-    step = training.best_steps(config, workdir, data, sids_content)[system]
+    step = best[system]["step"]
   recommender, probe = training.load_recommender(
     config, workdir, data, built, name, step, folder
   )
@@ -115,10 +115,7 @@ def load_run(config: Config, workdir: pathlib.Path, system: str = "") -> Run:
     "system": system,
     "dataset": data.content,
     "sids": sids_content,
-    "checkpoint": {
-      "step": step,
-      "content": artifacts.hash_file(folder / str(step) / seal.SEAL),
-    },
+    "checkpoint": seal.identify(folder, step),
     "config": config.section("catalog", "input", "model", "search"),
   }
   return Run(recommender, probe, data.dataset, config, made_from)

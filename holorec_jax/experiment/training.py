@@ -119,16 +119,16 @@ def _made_from(
   }
 
 
-def best_steps(
+def best_checkpoints(
   config: Config, workdir: pathlib.Path, data: Data, sids_content: str
-) -> dict[str, int]:
-  """The step of every system's best whole checkpoint.
+) -> dict[str, dict[str, Any]]:
+  """{"step", "content"} of every system's best whole checkpoint.
 
   Raises:
     UserError: a system is not trained, or on other data or codes, or none of
       its checkpoints is whole.
   """
-  steps = {}
+  found = {}
   for name in config.systems:
     folder = system_folder(config, workdir, name) / "checkpoints"
     step = seal.best_whole(folder)
@@ -142,8 +142,8 @@ def best_steps(
     config_fields.check_same_config(
       folder, _made_from(config, data, sids_content, name), defaults()
     )
-    steps[name] = step
-  return steps
+    found[name] = seal.identify(folder, step)
+  return found
 
 
 def _train_system(
@@ -226,7 +226,7 @@ def load_recommender(
     data: of the run.
     built: its catalogue.
     name: the system's.
-    step: of the checkpoint, such as `best_steps` names.
+    step: of the checkpoint, such as `best_checkpoints` names.
     folder: of checkpoints; None: those of training.
 
   Returns:

@@ -196,8 +196,8 @@ def _metrics(run: Run, workdir: pathlib.Path) -> dict[str, Any] | None:
   same = all(
     made_from[key] == run.made_from[key] for key in ("dataset", "sids")
   )
-  step = run.made_from["checkpoint"]["step"]
-  if not same or made_from["checkpoints"].get(system) != step:
+  known = made_from["checkpoints"].get(system)
+  if not same or known != run.made_from["checkpoint"]:
     return None
   if results["headline"] != system:
     results = results["modes"][system]

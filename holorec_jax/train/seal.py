@@ -15,7 +15,12 @@ from typing import Any
 
 from absl import logging
 
-from holorec_jax.artifacts import hash_files, read_json, write_json
+from holorec_jax.artifacts import (
+  hash_file,
+  hash_files,
+  read_json,
+  write_json,
+)
 from holorec_jax.errors import UserError
 
 SEAL = "seal.json"
@@ -25,6 +30,11 @@ STATE = "state"
 def write_seal(path: pathlib.Path, host: Mapping[str, Any]) -> None:
   """Seals a step's folder, whose files are all written, with host's JSON."""
   write_json(path / SEAL, {**host, "files": hash_files(path / STATE)})
+
+
+def identify(folder: pathlib.Path, step: int) -> dict[str, Any]:
+  """Step and hash of a checkpoint in a folder, for what is made from it."""
+  return {"step": step, "content": hash_file(folder / str(step) / SEAL)}
 
 
 def first_whole(folder: pathlib.Path, steps: Sequence[int]) -> int | None:

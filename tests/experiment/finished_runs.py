@@ -4,11 +4,27 @@ import json
 
 import numpy as np
 
+from holorec_jax.train import seal
+
+
+def write_checkpoint(folder, metric=0.1):
+  """A seal and no more, in a folder of checkpoints; what it is known by."""
+  path = folder / "1" / seal.SEAL
+  path.parent.mkdir(parents=True, exist_ok=True)
+  content = {"step": 1, "metric": metric, "data": {}, "loop": {}, "files": {}}
+  path.write_text(json.dumps(content))
+  return seal.identify(folder, 1)
+
 
 def write_run(folder, ranks, resolved=None, systems=("plain",), dataset="d"):
   """Of a run's evaluation."""
   folder.mkdir(parents=True)
   headline, *modes = systems
+  folders = {name: folder / "systems" / name for name in modes}
+  checkpoints = {
+    name: write_checkpoint(path / "checkpoints")
+    for name, path in ({headline: folder} | folders).items()
+  }
   results = {
     "headline": headline,
     "modes": {name: {} for name in modes},
@@ -21,6 +37,7 @@ def write_run(folder, ranks, resolved=None, systems=("plain",), dataset="d"):
       "dataset": dataset,
       "search": (resolved or {}).get("search"),
       "baselines": (resolved or {}).get("baselines"),
+      "checkpoints": checkpoints,
     },
   }
   (folder / "results.json").write_text(json.dumps(results))

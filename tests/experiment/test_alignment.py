@@ -111,6 +111,18 @@ def test_two_processes_find_the_same(finished, aligned, tmp_path):
     assert pair[split] == alone[split]
 
 
+def test_what_it_started_from_must_be_there_still(aligned, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(aligned[1], workdir)
+  assert recommendation.open_run(workdir, "aligned").made_from["sids"]
+  path = workdir / "aligned" / "results.json"
+  results = artifacts.read_json(path)
+  results["made_from"]["checkpoint"]["content"] = "another"
+  artifacts.write_json(path, results)
+  with pytest.raises(UserError, match=r"no more:\n  checkpoint\.content: 'ano"):
+    recommendation.open_run(workdir, "aligned")
+
+
 def test_systems_without_codes_are_refused(finished, tmp_path):
   config = dataclasses.replace(finished[0], systems=("sasrec",))
   with pytest.raises(UserError, match="'sasrec', which scores items"):

@@ -3,12 +3,13 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from finished_runs import write_aligned, write_run
+from finished_runs import write_aligned, write_checkpoint, write_run
 from quick_xla import xla_flags
 
 from holorec_jax.errors import UserError
@@ -86,11 +87,9 @@ def make_ready(job):
   ready = job.folder.with_name(f"{job.folder.name}.ready")
   if job.makes != comparison.RESULTS:
     (ready / job.makes).mkdir(parents=True)
-    (ready / "config.json").write_text(
-      json.dumps(comparison._resolve(job.config))
-    )
+    (ready / "config.json").write_text(json.dumps(job.config.resolved()))
   else:
-    write_run(ready, {}, comparison._resolve(job.config))
+    write_run(ready, {}, job.config.resolved())
 
 
 def test_plan(file, tmp_path):
@@ -193,12 +192,25 @@ def test_a_change_of_search_is_run_again(file, tmp_path, launcher):
   wider = comparison.make_plan([file], 1, ["search.beam=30"], tmp_path / "w")
   assert [job.label for job in wider.to_do()] == ["tiny/seed_0"]
   other = comparison.make_plan([file], 1, ["train.epochs=2"], tmp_path / "w")
-  seal = {"step": 1, "metric": 0.1, "data": {}, "loop": {}, "files": {}}
-  checkpoint = plan.runs["tiny"][0].folder / "checkpoints" / "1"
-  checkpoint.mkdir(parents=True)
-  (checkpoint / "seal.json").write_text(json.dumps(seal))
   with pytest.raises(UserError, match=r"train\.epochs: 1 -> 2"):
     comparison.check_folders(other)
+  # To look is not to make it so.
+  comparison.check_folders(wider)
+  assert [job.label for job in wider.to_do()] == ["tiny/seed_0"]
+
+
+def test_what_was_trained_again_is_measured_again(file, tmp_path):
+  specs = [f"{file}:plain+sasrec"]
+  (run,) = comparison.make_plan(specs, 1, [], tmp_path).runs[
+    "tiny-plain+sasrec"
+  ]
+  write_run(run.folder, {}, run.config.resolved(), run.config.systems)
+  assert run.done()
+  folder = run.folder / "systems" / "sasrec" / "checkpoints"
+  write_checkpoint(folder, metric=0.2)
+  assert not run.done()
+  shutil.rmtree(folder)
+  assert not run.done()
 
 
 def test_runs_end_with_alignment(file, tmp_path):
@@ -209,7 +221,7 @@ def test_runs_end_with_alignment(file, tmp_path):
   seeds = comparison.make_plan(specs, 2, [], folder, align=True).runs["tiny"]
   assert [job.config.preference.seed for job in seeds] == [0, 1]
   assert "--align" not in sasrec.arguments()  # which generates no codes
-  resolved = comparison._resolve(plain.config)
+  resolved = plain.config.resolved()
   write_run(plain.folder, {}, resolved)
   assert not plain.done()
   write_aligned(plain.folder, {}, resolved)
@@ -220,7 +232,7 @@ def test_runs_end_with_alignment(file, tmp_path):
   )
   with pytest.raises(UserError, match=r"preference\.clip: 0\.2 -> 0\.3"):
     comparison.check_folders(other)
-  resolved = comparison._resolve(other.runs["tiny"][0].config)
+  resolved = other.runs["tiny"][0].config.resolved()
   (plain.folder / "config.json").write_text(json.dumps(resolved))
   assert not other.runs["tiny"][0].done()
 
@@ -260,7 +272,7 @@ def test_a_real_comparison(file, tmp_path):
   args = [
     sys.executable,
     "launch/compare.py",
-    f"--configs={file},{file}:pause",
+    f"--configs={file},{file}:sasrec",
     "--seeds=1",
     f"--workdir={workdir}",
     f"--overrides={','.join(overrides)}",
@@ -273,21 +285,21 @@ def test_a_real_comparison(file, tmp_path):
   assert done.returncode == 0, done.stderr
   text = (workdir / "comparison.md").read_text()
   assert text in done.stdout
-  for name in ("tiny", "tiny/aligned", "tiny-pause", "popularity", "item-kNN"):
+  for name in ("tiny", "tiny/aligned", "tiny-sasrec", "popularity", "item-kNN"):
     assert text.count(f"| {name} |") == 3
   plan = comparison.make_plan(
-    [file, f"{file}:pause"], 1, overrides, workdir, align=True
+    [file, f"{file}:sasrec"], 1, overrides, workdir, align=True
   )
   assert plan.to_do() == []
-  run = plan.runs["tiny-pause"][0].folder
+  run = plan.runs["tiny"][0].folder
   results = json.loads((run / "results.json").read_text())
-  assert {"fit_sids", "train/pause"} <= results["seconds"].keys()
-  assert results["parameters"]["pause"] > 1000
-  assert results["search_ms_per_user"]["pause"] > 0
+  assert {"fit_sids", "train/plain"} <= results["seconds"].keys()
+  assert results["parameters"]["plain"] > 1000
+  assert results["search_ms_per_user"]["plain"] > 0
   stored = np.load(run / "ranks.npz")
   for split in ("test", "valid"):
     for protocol in ("item", "item_unseen", "sid"):
-      found = metrics.summarise(stored[f"pause/{split}/{protocol}"])
+      found = metrics.summarise(stored[f"plain/{split}/{protocol}"])
       assert found == results[split][protocol]
   for floor, scores in results["baselines"].items():
     assert metrics.summarise(stored[f"{floor}/test/item"]) == scores["item"]

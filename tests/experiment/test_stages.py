@@ -6,12 +6,19 @@ import shutil
 
 import numpy as np
 import pytest
+from finished_runs import write_checkpoint
 from tiny_run import TINY, run_all
 
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import metrics
-from holorec_jax.experiment import preparation, recommendation, training
+from holorec_jax.experiment import (
+  evaluation,
+  preparation,
+  recommendation,
+  training,
+)
 from holorec_jax.experiment.config import as_config_dict, load_config
+from holorec_jax.models.sasrec import SasRecConfig
 
 
 def test_workdir_holds_every_artefact(finished):
@@ -70,6 +77,42 @@ def test_another_config_is_refused_by_field(finished):
   )
   with pytest.raises(UserError, match=r"train.epochs: 2 -> 3"):
     load_config(as_config_dict(other), workdir)
+
+
+def test_what_other_systems_were_trained_with_is_held(finished, tmp_path):
+  config, workdir = finished
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+  both = dataclasses.replace(config, systems=(*config.systems, "sasrec"))
+  load_config(as_config_dict(both), copy)
+  wider = dataclasses.replace(both, sasrec=SasRecConfig(d_model=32))
+  load_config(as_config_dict(wider), copy)  # It is not trained yet.
+  write_checkpoint(copy / "systems" / "sasrec" / "checkpoints")
+  with pytest.raises(UserError, match=r"sasrec\.d_model: 32 -> 128"):
+    load_config(as_config_dict(both), copy)
+  assert (
+    json.loads((copy / "config.json").read_text())["sasrec"]["d_model"] == 32
+  )
+
+
+def test_a_checkpoint_trained_again_is_evaluated_again(
+  finished, tmp_path, monkeypatch
+):
+  config, workdir = finished
+  copy = tmp_path / "copy"
+  shutil.copytree(workdir, copy)
+
+  def search(*args):
+    raise InterruptedError
+
+  monkeypatch.setattr(evaluation, "_search", search)
+  evaluation.evaluate(config, copy)
+  for path in copy.glob("checkpoints/*/seal.json"):
+    held = json.loads(path.read_text())
+    held["loop"]["seconds"] += 1
+    path.write_text(json.dumps(held))
+  with pytest.raises(InterruptedError):
+    evaluation.evaluate(config, copy)
 
 
 def test_a_finished_run_is_searched_with_neighbours(finished, tmp_path):

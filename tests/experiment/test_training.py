@@ -39,7 +39,8 @@ def damage(workdir, step):
 def choose(config, workdir):
   data = preparation.load_data(config, workdir)
   _, sids = preparation.load_catalog(config, workdir, data)
-  return training.best_steps(config, workdir, data, sids)
+  best = training.best_checkpoints(config, workdir, data, sids)
+  return {name: found["step"] for name, found in best.items()}
 
 
 @pytest.fixture

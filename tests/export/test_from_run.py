@@ -41,13 +41,13 @@ def workdir(tmp_path_factory):
   preparation.fit_sids(config, workdir)
   training.train(config, workdir)
   made_from = recommendation.open_run(workdir).made_from
-  steps = {"non_thinking": made_from["checkpoint"]["step"]}
+  checkpoints = {"non_thinking": made_from["checkpoint"]}
   results = {
     "headline": "non_thinking",
     "test": {"item": {"recall@10": 0.25}},
     "valid": {"item": {"recall@10": 0.5}},
     "modes": {},
-    "made_from": made_from | {"checkpoints": steps},
+    "made_from": made_from | {"checkpoints": checkpoints},
   }
   artifacts.write_json(workdir / "results.json", results)
   return workdir
@@ -168,7 +168,7 @@ def test_new_items_from_texts_to_recommendations(workdir, made, tmp_path):
 def test_metrics_of_another_checkpoint_are_left_out(workdir, tmp_path):
   run = recommendation.open_run(workdir)
   assert from_run._metrics(run, workdir) is not None
-  run.made_from["checkpoint"]["step"] += 1
+  run.made_from["checkpoint"]["content"] = "of another"
   assert from_run._metrics(run, workdir) is None
   assert from_run._metrics(run, tmp_path) is None
 

@@ -28,6 +28,7 @@ def test_help_and_mistakes(tmp_path):
     ("recommend.py", workdir, config, "--all"),
     ("recommend.py", workdir, config, "--all", "--out=out", "--users=1"),
     ("recommend.py", workdir, config, "--out=out"),
+    ("compare_quantizers.py", workdir, "--config=configs/s2gr_small.py"),
   ]
   done = call_all(
     tmp_path,
@@ -52,6 +53,7 @@ def test_help_and_mistakes(tmp_path):
       "--all needs --out=DIR, the folder to write to",
       "--users and --all exclude each other: give one of them",
       "--out is where --all writes: give both, or neither",
+      "--config is of s2gr: give HoloRec's, such as configs/beauty.py",
     ),
   ):
     assert answer.returncode == 2

@@ -264,6 +264,20 @@ def test_equal_rewards_leave_the_divergence_alone(kind):
   assert norm(grads) > 1e-3
 
 
+@pytest.mark.parametrize(
+  ("ratio", "clipped"), [(0.79, 1), (0.81, 0), (1.19, 0), (1.21, 1)]
+)
+def test_steps_beyond_the_clip_are_counted(ratio, clipped):
+  """On either side as far from 1, not as many times as large."""
+  _, _, params, ground, experience = collected("holorec")
+  paths = experience.paths
+  drawn = paths.replace(log_prob_BGM=paths.log_prob_BGM - np.log(ratio))
+  (_, metrics), _ = compiled("holorec", 0.0)(
+    params, experience.replace(paths=drawn), ground, 0.0
+  )
+  assert float(metrics["clipped"] / metrics["targets"]) == clipped
+
+
 def test_equal_rewards_leave_the_supervised_loss_alone():
   (_, metrics), grads = gradient("sets", equal=True, sft=0.1)
   assert norm(grads) > 1e-3

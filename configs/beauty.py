@@ -10,9 +10,9 @@ configs/systems.py lists them:
   configs/beauty.py:tiger            one granularity, no alignment, no thoughts
   configs/beauty.py:sasrec           the item-id baseline
 
-Item-level test R@10 / N@10, seen items kept: .0806 / .0424 thinking, .0757 /
-.0398 tiger, .0758 / .0372 sasrec (three seeds), .0820 / .0429 non-thinking (one
-seed; deviations, hardware, commands and other systems in docs/results.md).
+Item-level test R@10 / N@10, seen items kept, three seeds: .0818 / .0433
+thinking, .0814 / .0430 non-thinking, .0747 / .0400 tiger, .0759 / .0374 sasrec
+(deviations, hardware, commands and other systems in docs/results.md).
 """
 
 from ml_collections import ConfigDict

@@ -24,7 +24,7 @@ def best_items(
   order: np.ndarray,
   score_I: np.ndarray,
   k: int,
-  deny: Sequence[int] | np.ndarray,
+  deny: Sequence[int] | np.ndarray | None,
   allow: Sequence[int] | np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """One user's items (K,), padded with -1, and their scores.
@@ -33,9 +33,10 @@ def best_items(
     order: from `order_items`.
     score_I: from `score_items`.
     k: how many.
-    deny: item numbers never to return.
+    deny: item numbers never to return; None: none.
     allow: item numbers to choose from; None: all.
   """
+  deny = () if deny is None else deny
   if allow is None:
     order = order[: k + len(np.unique(deny))]
   else:

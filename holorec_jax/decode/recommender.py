@@ -188,7 +188,7 @@ class Recommender:
         self._prior_order,
         self._prior_I,
         k,
-        () if filters.deny is None else filters.deny[user] or (),
+        None if filters.deny is None else filters.deny[user],
         None if filters.allow is None else filters.allow[user],
       )
     return Recommendations(items_UK, scores_UK, from_prior_U)

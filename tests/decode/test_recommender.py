@@ -232,6 +232,11 @@ def test_some_users_may_be_denied_nothing():
   found = recommender.recommend(histories, Filters(deny=deny))
   np.testing.assert_array_equal(found.items_UK[::2], free.items_UK[::2])
   assert found.items_UK[1, 0] == free.items_UK[1, 1]
+  # Of those without a history, too, and as arrays.
+  popular = free.items_UK[2]
+  nobody = Filters(deny=[None, None, popular[:2]])
+  found = recommender.recommend(histories, nobody)
+  assert found.items_UK[2, 0] == popular[2]
 
 
 def test_one_program_answers_for_every_k():

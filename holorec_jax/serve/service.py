@@ -170,7 +170,9 @@ class Service:
       raise SwapRunningError
     self._changing = asyncio.create_task(change())
     # Where nobody waits for it any more, nobody is told of its error.
-    self._changing.add_done_callback(asyncio.Task.exception)
+    self._changing.add_done_callback(
+      lambda task: task.cancelled() or task.exception()
+    )
     return await asyncio.shield(self._changing)
 
   async def set_unavailable(self, ids: Sequence[str]) -> tuple[int, list[str]]:

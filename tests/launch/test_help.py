@@ -29,7 +29,16 @@ def test_help_and_mistakes(tmp_path):
     ("recommend.py", workdir, config, "--all", "--out=out", "--users=1"),
     ("recommend.py", workdir, config, "--out=out"),
     ("compare_quantizers.py", workdir, "--config=configs/s2gr_small.py"),
+    (
+      "train.py",
+      f"--workdir={tmp_path / 'known'}",
+      config,
+      "--config.mesh.fsdp=2",
+      "--plan=3",
+    ),
   ]
+  (tmp_path / "known").mkdir()
+  (tmp_path / "known" / "config.json").write_text("{}")
   done = call_all(
     tmp_path,
     calls,
@@ -42,8 +51,11 @@ def test_help_and_mistakes(tmp_path):
     assert "--workdir:" in answer.stdout
   for flag in ("users", "[no]all", "out", "users_per_shard", "deny"):
     assert f"--{flag}:" in done[2].stdout
+  # A plan, refused or not, leaves the workdir alone.
+  assert done[-1].returncode == 2 and "fsdp" in done[-1].stderr
+  assert (tmp_path / "known" / "config.json").read_text() == "{}"
   for answer, words in zip(
-    done[3:7] + done[8:],
+    done[3:7] + done[8:-1],
     (
       "config field config.train.epoch does not exist; did you mean"
       " config.train.epochs?",

@@ -52,4 +52,8 @@ def get_config(variant: str = "thinking") -> ConfigDict:
   config.train.evaluate_every = 4
   config.train.patience = 10
   config.search.batch = 1024
-  return systems.choose(config, variant)
+  systems.choose(config, variant, tuned=False)
+  if "sasrec" in config.systems:
+    # As in its paper: all positions of a history at once.
+    config.input.rows = "packed"
+  return config

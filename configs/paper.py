@@ -54,6 +54,10 @@ def get_config(variant: str = "thinking") -> ConfigDict:
   config.search.batch = 1024
   systems.choose(config, variant, tuned=False)
   if "sasrec" in config.systems:
-    # As in its paper: all positions of a history at once.
+    # As in its paper: all positions of a history at once, of 50 items.
     config.input.rows = "packed"
+    config.model.causal_history = True
+    config.input.max_history = 50
+    config.input.slots_per_row = 64
+    config.input.length_buckets = (2, 3, 4, 6, 8, 12, 16, 24, 50)
   return config

@@ -85,8 +85,8 @@ _TUNED: dict[str, Leaves] = {
   },
 }
 # Histories as code tokens through a bidirectional encoder, one target a row,
-# probabilities among all codes of a level, nothing that the paper does not have.
-_ONE_TARGET = {
+# probabilities among all codes of a level, no biases of ours.
+_ONE_TARGET: Leaves = {
   "input__rows": "one_target",
   "input__max_history": 20,
   "input__length_buckets": (2, 3, 4, 6, 8, 12, 16, 20),
@@ -98,12 +98,12 @@ _ONE_TARGET = {
   "model__repeat_bias": False,
 }
 # Cosines, of all codebooks that wait, over all of their codes.
-_PAPER_HEADS = {
+_PAPER_HEADS: Leaves = {
   "reg4rec__heads": "cosine",
   "reg4rec__waiting": 1.0,
   "model__softmax": "level",
 }
-_RQ_CODES = {"sid__quantizer": "nested", "sid__nested__dims": (32,)}
+_RQ_CODES: Leaves = {"sid__quantizer": "nested", "sid__nested__dims": (32,)}
 
 VARIANTS: dict[str, Leaves] = {
   # HoloRec, its modes, its ablations.

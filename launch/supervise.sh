@@ -22,7 +22,7 @@
 # Of a run in several processes each has a supervisor of its own.
 set -uo pipefail
 
-readonly done=0 refused=2 preempted=75
+readonly done=0 refused=2 preempted=75 terminated=143
 restarts=5 longest=300
 
 say() {
@@ -102,7 +102,9 @@ while :; do
     "$done") exit 0 ;;
     "$refused") say "status $status: not started again" && exit $status ;;
   esac
-  [[ -z $stopped ]] || exit $status
+  # A child that had not yet learnt to save before SIGTERM ended it has lost
+  # nothing either.
+  [[ -z $stopped ]] || exit $((status == terminated ? preempted : status))
   now=$(newest)
   if [[ $now != "$before" ]]; then
     tries=0 pause=1

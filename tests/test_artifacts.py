@@ -70,6 +70,15 @@ def test_hash_outside_does_not_trust_a_file_just_written(tmp_path):
     assert found == {"a": hashlib.sha256(text).hexdigest()}
 
 
+def test_one_process_of_a_run_keeps_hashes(tmp_path):
+  write_old(tmp_path / "a", "abc", 0)
+  paths, cache = {"a": tmp_path / "a"}, tmp_path / "hashes.json"
+  found = artifacts.hash_outside(paths, cache, keeps=False)
+  assert not cache.exists()
+  assert artifacts.hash_outside(paths, cache) == found
+  assert cache.exists()
+
+
 def test_atomic_folder_appears_whole(tmp_path):
   target = tmp_path / "deep" / "dataset"
   with artifacts.atomic_folder(target) as folder:

@@ -85,6 +85,22 @@ def test_the_network_of_the_paper():
   assert f"accuracy/level_{levels - 1}" in metrics
 
 
+@pytest.mark.parametrize(
+  ("variant", "leaves"),
+  [
+    ("s2gr", {"s2gr.align": 1.0, "s2gr.nce": 1.0}),
+    ("s2gr_no_align", {"s2gr.align": 0.0, "s2gr.nce": 1.0}),
+    ("reg4rec", {"reg4rec.heads": "cosine", "reg4rec.waiting": 1.0}),
+    ("sasrec", {"sasrec.d_model": 128, "input.rows": "packed"}),
+    ("tiger", {"model.causal_history": False, "input.rows": "one_target"}),
+  ],
+)
+def test_the_size_of_the_papers_has_their_weights(variant, leaves):
+  config = to_dataclass(Config, paper.get_config(variant))
+  found = {leaf: operator.attrgetter(leaf)(config) for leaf in leaves}
+  assert found == leaves
+
+
 def refusal(**changes) -> str:
   """The message that refuses config.SECTION.FIELD = value."""
   config = as_config_dict(Config())

@@ -1,5 +1,7 @@
 """The mesh, the rules for parameters, and what is read from HLO."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,35 @@ def test_all_devices_share_the_rows_unless_told_otherwise():
   assert dict(MESH.shape) == dict(data=2, fsdp=2, sequence=1, tensor=2)
   assert sharding.by_row(MESH).spec == P(("data", "fsdp"))
   assert sharding.row_shards(MESH) == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent:
+  """A device of a pod that is not here."""
+
+  process_index: int
+  id: int
+  slice_index: int | None = None
+  platform: str = "tpu"
+
+
+@pytest.mark.parametrize(
+  "shape", [dict(), dict(fsdp=8), dict(fsdp=2, tensor=4), dict(fsdp=16)]
+)
+def test_a_pod_of_several_slices(shape):
+  """Eight nodes, a slice each; ids that run across processes; any order."""
+  devices = [
+    Absent(node, 8 * k + node, node) for k in range(8) for node in range(8)
+  ]
+  mesh = sharding.make_mesh(devices[::-1], MeshConfig(**shape))
+  lie = [(device.process_index, device.id) for device in mesh.devices.flat]
+  assert lie == sorted(lie)
+  # Processes of one slice, such as a TPU's, as if there were none.
+  one = [dataclasses.replace(device, slice_index=None) for device in devices]
+  assert lie == [
+    (device.process_index, device.id)
+    for device in sharding.make_mesh(one, MeshConfig(**shape)).devices.flat
+  ]
 
 
 def test_rows_lie_in_order():

@@ -18,6 +18,14 @@ weigh = jax.jit(
   lambda x: (x * 10 ** np.arange(8, dtype=np.int32)).sum(),
   out_shardings=sharding.replicated(mesh),
 )
+# What both have is put where it belongs, none of it sent.
+places = {name: jax.NamedSharding(mesh, jax.P(name)) for name in ("fsdp", None)}
+known = {"x": np.arange(8.0, dtype=np.float32), "y": np.arange(4)}
+for place in places.values():
+  for name, leaf in sharding.put(known, place).items():
+    assert leaf.sharding == place
+    for shard in leaf.addressable_shards:
+      np.testing.assert_array_equal(shard.data, known[name][shard.index])
 # Eleven rows, of which the second process has five; one, of which it has none.
 for count in (11, 1):
   all_rows = np.arange(2 * count).reshape(count, 2)

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import signal
 import sys
 import time
 from typing import Any
@@ -87,7 +88,7 @@ def train(
     loop.Task(
       OBJECTIVE,
       Slow(source, pause) if pause else source,
-      jax.device_put(tiny.make_codes(CATALOG), sharding.replicated(mesh)),
+      sharding.put(tiny.make_codes(CATALOG), sharding.replicated(mesh)),
       validate,
       mesh,
       optim,
@@ -118,12 +119,15 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument("--workdir", type=pathlib.Path, required=True)
   parser.add_argument("--pause", type=float, default=0.0)
+  parser.add_argument("--stopped_early", action="store_true")
   for field in dataclasses.fields(loop.TrainConfig):
     kind = type(field.default)
     parser.add_argument(f"--{field.name}", type=kind, default=argparse.SUPPRESS)
   options = vars(parser.parse_args())
   flags.FLAGS.mark_as_parsed()  # Grain reads some.
   processes.join(processes.find_cluster(os.environ))
+  if options.pop("stopped_early") and not processes.is_first():
+    os.kill(os.getpid(), signal.SIGTERM)
   train(options.pop("workdir"), mesh=sharding.make_mesh(), **options)
 
 

@@ -223,7 +223,7 @@ class _Aligner:
         ),
         params,
         self._windows(),
-        jax.device_put(self._ground(), sharding.replicated(self._mesh)),
+        sharding.put(self._ground(), sharding.replicated(self._mesh)),
         lambda params: self._ranker.validate(params, self._rows["valid"]),
         self._mesh,
         config.optim,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from holorec_jax import artifacts, catalog, manifest, neighbours
+from holorec_jax import artifacts, catalog, manifest, neighbours, processes
 from holorec_jax.data import prepare, readers, schema, splits
 from holorec_jax.data.config import DataConfig
 from holorec_jax.errors import UserError
@@ -127,7 +127,9 @@ def _outside(
   recorded: dict[str, str] = {}
   if (sealed / manifest.MANIFEST).is_file():
     recorded = manifest.read_manifest(sealed).inputs
-  return recorded | artifacts.hash_outside(paths, workdir / "hashes.json")
+  return recorded | artifacts.hash_outside(
+    paths, workdir / "hashes.json", keeps=processes.is_first()
+  )
 
 
 def _sealed(

@@ -177,7 +177,7 @@ def _train_system(
     loop.Task(
       system.objective,
       source,
-      jax.device_put(system.codes(), sharding.replicated(mesh)),
+      sharding.put(system.codes(), sharding.replicated(mesh)),
       lambda params: ranker.validate(params, valid),
       mesh,
       config.optim,

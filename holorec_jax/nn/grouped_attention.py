@@ -21,7 +21,7 @@ def attend_masked(
 ) -> jax.Array:
   """Attention within a row -> (B, C, H, K); mask: True = attend.
 
-  JAX's own, so that a platform's fused kernel can take its place.
+  JAX's own, which XLA compiles as any other product and softmax.
   """
   key_BCHK, value_BCHK = sharding.whole_tokens(own_BCHK, axis=1)
   return jax.nn.dot_product_attention(

@@ -5,8 +5,11 @@
   sequence  the same rows, and a share of each row's tokens and branches
   tensor    the same rows, and a share of every matrix, attention head and code
 
-Neighbours in the list of devices share a `tensor` group, the group that talks
-most; then come `sequence` and `fsdp`.
+Devices lie in the order of their slices, processes and ids. Neighbours share a
+`tensor` group, the group that talks most; then come `sequence` and `fsdp`. So
+the rows of a process's devices are one block of the batch, and any shape fits
+any pod: `jax.make_mesh` follows a TPU's torus instead, which splits a process's
+rows and has no answer for many shapes, and takes no GPUs of several nodes.
 
 Along `sequence` every device computes what its own tokens and branches ask, on
 keys and values of all of them, which attention gathers (`whole_tokens`). That
@@ -89,13 +92,19 @@ def make_mesh(
   Raises:
     UserError: the shape does not fit the devices.
   """
-  devices = jax.devices() if devices is None else list(devices)
-  return jax.make_mesh(
-    (shape or MeshConfig()).shape(len(devices)),
+  devices = jax.devices() if devices is None else devices
+  sizes = (shape or MeshConfig()).shape(len(devices))
+  return Mesh(
+    np.array(sorted(devices, key=_place), dtype=object).reshape(sizes),
     AXES,
     axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
   )
+
+
+def _place(device: jax.Device) -> tuple[int, int, int]:
+  # CPUs have no slice.
+  slice_index = getattr(device, "slice_index", None) or 0
+  return slice_index, device.process_index, device.id
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -115,6 +124,22 @@ def by_row(mesh: Mesh) -> NamedSharding:
 def row_shards(mesh: Mesh) -> int:
   """Into how many parts the rows of a batch are split."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def put(tree, where: NamedSharding):
+  """Host arrays that all processes have alike, to device.
+
+  `jax.device_put` compares the copies of all processes, for which each of them
+  receives all.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, where)
+
+  def put_one(x):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, where, lambda part: x[part])
+
+  return jax.tree.map(put_one, tree)
 
 
 def put_rows(tree, mesh: Mesh):

@@ -81,7 +81,7 @@ class _Run:
     if peak:
       flops = make_flops(task.objective, state.params, task.codes)
     self._meter = stack.enter_context(Meter(peak, flops))
-    self._notice = stack.enter_context(Notice(step))
+    self._notice = stack.enter_context(Notice())
     self._profile = stack.enter_context(
       Profile(task.folder / "profile", task.profile)
     )
@@ -100,7 +100,7 @@ class _Run:
       self._state, metrics = train_step(self._state, batch, task.codes)
       self._recorder.add(step, metrics)
       self._profile.after(step, metrics)
-      stops = self._notice.reached(step)
+      stops = self._notice.reached()
       validates = _is_due(step, epochs) or step == task.total_steps
       if not (stops or validates or _is_due(step, config.checkpoint_every)):
         continue

@@ -4,9 +4,12 @@ SIGTERM, as schedulers and clouds send it some seconds ahead, and the first
 SIGINT (Ctrl-C) ask a run to save after the step it is at and to end with
 `EXIT_CODE`. Several processes have to agree on the step: JAX's preemption
 service, which SIGTERM in any of them wakes, tells all of them the one after
-the furthest.
+the furthest that they have reached. It counts how often it was asked since the
+processes began, not training's steps: a run that goes on from step 500 asks for
+the first time, and a signal that came before names that time.
 """
 
+import itertools
 import os
 import signal
 import threading
@@ -18,6 +21,8 @@ from jax.experimental import multihost_utils
 
 # EX_TEMPFAIL: whoever started the command may start it again at once.
 EXIT_CODE = 75
+# How often all processes have asked whether to stop.
+_ASKED = itertools.count(1)
 
 
 class Preempted(Exception):
@@ -25,33 +30,26 @@ class Preempted(Exception):
 
 
 class Notice:
-  """While this context is open, signals stop the run instead of killing it.
+  """While this context is open, signals stop the run instead of killing it."""
 
-  Args:
-    start_step: the step that training goes on from.
-  """
-
-  def __init__(self, start_step: int) -> None:
+  def __init__(self) -> None:
     self._noticed = False
     self._interrupts = 0
     self._alone = jax.process_count() == 1
-    if not self._alone:
-      # A run before may have ended at a greater step, which JAX remembers.
-      multihost_utils.reached_preemption_sync_point(start_step)
 
   @property
   def came(self) -> bool:
     """Whether it came already; of several processes none knows that alone."""
     return self._alone and self._noticed
 
-  def reached(self, step: int) -> bool:
-    """Whether to save and stop now, after `step`; asked after every step.
+  def reached(self) -> bool:
+    """Whether to save and stop now; asked after every step.
 
     All processes of a run get the same answer at the same step.
     """
     if self._alone:
       return self._noticed
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(next(_ASKED))
 
   def __enter__(self) -> "Notice":
     self._before = {}

@@ -206,7 +206,7 @@ class _Run:
     self._task, self._saver, self._state = task, saver, state
     self._starts, self._step = step is None, step or 0
     self._progress = progress
-    self._notice = stack.enter_context(Notice(self._step))
+    self._notice = stack.enter_context(Notice())
     # A start is validated, whether one before it was or not.
     kept = -1 if self._starts else self._step
     self._recorder = Recorder(
@@ -228,7 +228,7 @@ class _Run:
         self._state, metrics = update(self._state, batch)
         self._step += 1
         self._recorder.add(self._step, metrics)
-        stops |= self._notice.reached(self._step)
+        stops |= self._notice.reached()
       validates = self._step % config.updates_per_validation == 0
       validates |= self._step == config.steps
       if stops or validates:

@@ -36,6 +36,9 @@ class Profile:
   """
 
   def __init__(self, folder: pathlib.Path, window: tuple[int, int] | None):
+    # Traces are named after the host, which several processes may share.
+    if jax.process_count() > 1:
+      folder = folder / f"process_{jax.process_index()}"
     self._folder = folder
     self._first, self._last = window or (1, 0)
     self._tracing = False

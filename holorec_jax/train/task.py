@@ -11,6 +11,7 @@ import optax
 from absl import logging
 from jax.sharding import Mesh
 
+from holorec_jax import sharding
 from holorec_jax.codes import Codes
 from holorec_jax.data.pipeline import make_iterator
 from holorec_jax.errors import UserError
@@ -196,7 +197,7 @@ def _begin_with(params: dict, initial: dict[str, dict]) -> dict:
   for name, parts in initial.items():
     known = {part: params[name][part] for part in parts}
     placed = jax.tree.map(
-      lambda new, old: jax.device_put(new, old.sharding), parts, known
+      lambda new, old: sharding.put(new, old.sharding), parts, known
     )
     replaced[name] = params[name] | placed
   return params | replaced

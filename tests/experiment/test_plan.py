@@ -123,5 +123,6 @@ def test_a_step_is_planned_for_gpus_that_are_not_here(devices):
   planned = plan.make_plan(config, machine, ITEMS)
   assert planned.temporary_bytes > 0
   assert ("all-gather" in planned.collectives) == (devices > 1)
-  assert planned.mesh == {"data": 1, "fsdp": devices, "tensor": 1}
+  sizes = {"data": 1, "fsdp": devices, "sequence": 1, "tensor": 1}
+  assert planned.mesh == sizes
   assert "of 79.647 GiB" in plan.describe(planned, machine)

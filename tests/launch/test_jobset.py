@@ -8,6 +8,7 @@ import yaml
 from test_docs import Block, problems_of
 
 from holorec_jax import processes
+from holorec_jax.train import preemption
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 JOBSET = ROOT / "launch" / "clusters" / "gke_jobset.yaml"
@@ -148,12 +149,12 @@ def test_jobset():
   job = jobs["template"]["spec"]
   pod = job["template"]["spec"]
   (container,) = pod["containers"]
-  # What a person has to mend is not started again.
+  # What a person has to mend, or was given up, is not started again.
   (rule,) = job["podFailurePolicy"]["rules"]
   assert rule["onExitCodes"] == {
     "containerName": container["name"],
-    "operator": "In",
-    "values": [2],
+    "operator": "NotIn",
+    "values": [preemption.EXIT_CODE, 128 + 9, 128 + 15],
   }
   (policy,) = spec["failurePolicy"]["rules"]
   assert policy["onJobFailureReasons"] == ["PodFailurePolicy"]

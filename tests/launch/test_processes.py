@@ -79,9 +79,14 @@ def newest(folder: pathlib.Path) -> int:
 
 
 def test_any_number_of_processes_makes_the_same_run(tmp_path):
-  """2 processes x 4 devices, stopped; 1 x 4, stopped; 2 x 4: as 1 x 8."""
-  alone, changing = tmp_path / "alone", tmp_path / "changing"
+  """2 processes x 4 devices, 1 x 4, 2 x 4 twice: as one device, and as 8.
+
+  All but the last are stopped, the third before its first step.
+  """
+  one, alone, changing = (tmp_path / n for n in ("one", "alone", "changing"))
   assert len(jax.devices()) == 8
+  one_device = sharding.make_mesh(jax.devices()[:1])
+  assert train(one, mesh=one_device, **CONFIG).finished
   assert train(alone, mesh=sharding.make_mesh(), **CONFIG).finished
 
   pair = start(changing, 2, 4, "--pause=0.15")
@@ -98,15 +103,20 @@ def test_any_number_of_processes_makes_the_same_run(tmp_path):
   second = newest(changing)
   assert first + 2 <= second < STEPS
 
+  pair = start(changing, 2, 4, "--pause=0.15", "--stopped_early")
+  assert ends(pair) == [75, 75]
+  assert second < newest(changing) < STEPS
+
   assert ends(start(changing, 2, 4)) == [0, 0]
   assert newest(changing) == STEPS
   lines = [
     [line for line in read_metrics(folder) if "train/loss" in line]
-    for folder in (alone, changing)
+    for folder in (alone, one, changing)
   ]
-  for ours, theirs in zip(*lines, strict=True):
-    assert ours["step"] == theirs["step"]
-    assert abs(ours["train/loss"] - theirs["train/loss"]) < 1e-5
+  for eight, *others in zip(*lines, strict=True):
+    for other in others:
+      assert other["step"] == eight["step"]
+      assert abs(other["train/loss"] - eight["train/loss"]) < 1e-5
   assert [line["step"] for line in lines[0]] == list(range(1, STEPS + 1))
 
 

@@ -109,6 +109,13 @@ def test_signals_reach_the_command_which_is_waited_for(tmp_path):
     assert starts(workdir) == 1
 
 
+def test_a_command_that_cannot_save_yet_may_start_again(tmp_path):
+  process = start(*command("echo ready >&2; exec sleep 30", tmp_path))
+  wait_for("ready", process)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=20) == 75
+
+
 def test_a_signal_ends_the_pause(tmp_path):
   process = start("--longest=100", *command("exit 1", tmp_path))
   wait_for("again in 1 s", process)

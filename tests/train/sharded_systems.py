@@ -81,7 +81,9 @@ def set_generator() -> SetObjective:
 
 def sasrec() -> SasRecObjective:
   config = SasRecConfig(d_model=32, num_heads=8, layers=1, d_ff=40, dropout=0.0)
-  return SasRecObjective(SasRec(config, num_items=16), SasRecLossConfig())
+  # The table has 128 rows: two chunks.
+  loss = SasRecLossConfig(chunk=64)
+  return SasRecObjective(SasRec(config, num_items=16), loss)
 
 
 SCANNED = dict(
@@ -109,6 +111,9 @@ SYSTEMS = {
 }
 
 
+_SGD = optax.sgd(0.05, momentum=0.9)
+
+
 def draw(shapes):
   rng = np.random.default_rng(0)
   return jax.tree.map(
@@ -116,11 +121,16 @@ def draw(shapes):
   )
 
 
-def prepare(name: str, devices: int, shape: MeshConfig):
+def prepare(
+  name: str,
+  devices: int,
+  shape: MeshConfig,
+  optimizer: optax.GradientTransformation = _SGD,
+):
   """A step, compiled for a mesh, and what to run it on."""
   mesh = sharding.make_mesh(jax.devices()[:devices], shape)
   levels, make = SYSTEMS[name]
-  objective, optimizer = make(), optax.sgd(0.05, momentum=0.9)
+  objective = make()
   params = draw(jax.eval_shape(lambda: objective.init_params(0)))
   state = TrainState(jnp.int32(0), params, params, optimizer.init(params))
   places = state_shardings(objective, optimizer, mesh)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import signal
@@ -118,20 +119,20 @@ def assert_same_run(folder: pathlib.Path, straight: pathlib.Path) -> None:
 
 
 class Stopping:
-  """Sends this process a signal while a step is at work."""
+  """Sends this process a signal after so many of a run's steps."""
 
   def __init__(self, number: signal.Signals, after: int, times: int = 1):
     self._patch = pytest.MonkeyPatch()
     self._number, self._after, self._times = number, after, times
 
   def __enter__(self):
-    reached = loop.Notice.reached
+    reached, asked = loop.Notice.reached, itertools.count(1)
 
-    def send(notice, step):
-      if step == self._after:
+    def send(notice):
+      if next(asked) == self._after:
         for _ in range(self._times):
           os.kill(os.getpid(), self._number)
-      return reached(notice, step)
+      return reached(notice)
 
     self._patch.setattr(loop.Notice, "reached", send)
 
@@ -145,8 +146,8 @@ def test_a_signal_saves_in_mid_epoch_and_the_rest_is_straight(
 ):
   """Also in the middle of a line of metrics.jsonl, which has two steps."""
   before = signal.getsignal(number)
-  for stop in (3, 6, 11):
-    with pytest.raises(Preempted), Stopping(number, after=stop):
+  for steps, stop in ((3, 3), (3, 6), (5, 11)):
+    with pytest.raises(Preempted), Stopping(number, after=steps):
       train(tmp_path)
     assert read_state(tmp_path).step == stop
     assert signal.getsignal(number) == before

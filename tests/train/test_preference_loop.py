@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import signal
@@ -191,18 +192,18 @@ def test_resumed_is_straight(straight, tmp_path):
 
 
 class NoticeAt:
-  """Of several processes: the answer is yes at one step alone."""
+  """Of several processes: the answer is yes after one step alone."""
 
   came = False
 
   def __init__(self, step):
-    self._step = step
+    self._step, self._asked = step, itertools.count(1)
 
-  def __call__(self, start):
+  def __call__(self):
     return contextlib.nullcontext(self)
 
-  def reached(self, step):
-    return step == self._step
+  def reached(self):
+    return next(self._asked) == self._step
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """SASRec, S2GR, sets of codes and thoughts on eight devices as on one."""
 
+import jax
+import numpy as np
 import pytest
 import sharded_systems
 
 from holorec_jax.sharding import MeshConfig
+from holorec_jax.train.optimizer import OptimConfig, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,24 @@ from holorec_jax.sharding import MeshConfig
 )
 def test_eight_devices_do_as_one(name, shape, capfd):
   sharded_systems.check(name, shape, capfd)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adafactor", "muon"])
+def test_every_optimizer_steps_as_on_one_device(kind):
+  optimizer = make_optimizer(OptimConfig(name=kind), 10)
+  shapes = {1: MeshConfig(), 8: MeshConfig(fsdp=2, tensor=2)}
+  states = []
+  for devices, shape in shapes.items():
+    step, args, _ = sharded_systems.prepare("few", devices, shape, optimizer)
+    state, *batch = args
+    before = jax.device_get(state.params)
+    for _ in range(3):  # The first has no learning rate yet.
+      state, _ = step(state, *batch)
+    states.append(jax.device_get(state))
+    moved = jax.tree.map(
+      lambda x, y: abs(x - y).max(), before, states[-1].params
+    )
+    assert max(jax.tree.leaves(moved)) > 1e-4
+  lone, ours = states
+  for x, y in zip(jax.tree.leaves(ours.params), jax.tree.leaves(lone.params)):
+    np.testing.assert_allclose(x, y, atol=1e-6)

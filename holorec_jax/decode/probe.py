@@ -4,7 +4,9 @@ Search keeps only what ranks items; thoughts and the accuracy of each level are
 read from the same steps with an item's codes fed.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -20,6 +22,19 @@ from holorec_jax.models.generator import Generator
 from holorec_jax.types import Batch
 
 BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Clusters:
+  """What S2GR's thoughts aim at; levels that only number collisions have none.
+
+  Attributes:
+    cluster_LV: int32 cluster of every code.
+    centre_LQD: direction of each cluster, for each level.
+  """
+
+  cluster_LV: np.ndarray
+  centre_LQD: Sequence[np.ndarray]
 
 
 class Probe:
@@ -76,11 +91,26 @@ class Probe:
       shares.append(share_BKLV[: rows.stop - rows.start])
     return np.concatenate(shares)
 
-  def level_accuracy(
-    self, histories: Histories, targets_U: np.ndarray
-  ) -> list[float]:
-    """Share of targets whose fine code ranks first, given the codes before."""
-    hits_L = np.zeros(self._model.num_levels)
+  def accuracy(
+    self,
+    histories: Histories,
+    targets_U: np.ndarray,
+    clusters: Clusters | None = None,
+  ) -> dict[str, list[float]]:
+    """Shares of targets by level, with the target's codes before it given.
+
+    Args:
+      histories: of the users.
+      targets_U: an item of each.
+      clusters: those that the thoughts were trained to aim at.
+
+    Returns:
+      "codes": whose fine code ranks first; "prefixes": whose codes up to there
+      all do; with clusters "clusters": whose cluster is nearest to the thought.
+    """
+    hits: dict[str, list[np.ndarray]] = {"codes": []}
+    if clusters is not None:
+      hits["clusters"] = []
     fine_IL = self.catalog.codes_IL
     continuations_ILX = None
     if self._model.config.softmax == "tree":
@@ -89,6 +119,9 @@ class Probe:
       target_B1 = targets_U[rows][:, None]
       outputs = self._follow(histories, rows, target_B1)
       gold_BL = fine_IL[target_B1[:, 0]]
+      if clusters is not None:
+        hits["clusters"].append(_aimed(clusters, outputs, gold_BL))
+      hit_BL = np.zeros(gold_BL.shape, bool)
       for level, output in enumerate(outputs):
         logits_BV = np.asarray(output.fine_BNV[: len(gold_BL), 0])
         if continuations_ILX is not None:
@@ -96,9 +129,11 @@ class Probe:
           valid_BV = np.unpackbits(packed_BX, axis=-1, bitorder="little")
           valid_BV = valid_BV[:, : logits_BV.shape[-1]]
           logits_BV = np.where(valid_BV, logits_BV, -np.inf)
-        best_B = logits_BV.argmax(axis=-1)
-        hits_L[level] += np.sum(best_B == gold_BL[:, level])
-    return (hits_L / len(histories)).tolist()
+        hit_BL[:, level] = logits_BV.argmax(axis=-1) == gold_BL[:, level]
+      hits["codes"].append(hit_BL)
+    hit_UL = {name: np.concatenate(parts) for name, parts in hits.items()}
+    hit_UL["prefixes"] = np.logical_and.accumulate(hit_UL["codes"], axis=1)
+    return {name: hit.mean(axis=0).tolist() for name, hit in hit_UL.items()}
 
   def _follow(self, histories: Histories, rows: slice, item_BK: np.ndarray):
     """The decoder's outputs along the codes of the given items."""
@@ -124,3 +159,13 @@ class Probe:
       return self._model.apply({"params": params}, batch, codes)
 
     return jax.jit(unroll)
+
+
+def _aimed(clusters: Clusters, outputs, gold_BL: np.ndarray) -> np.ndarray:
+  """Whether the nearest cluster to each thought is the gold code's, (B, L)."""
+  hits = []
+  for level, centre_QD in enumerate(clusters.centre_LQD):
+    thought_BD = np.asarray(outputs[level].thought_BND, np.float32)[:, 0]
+    nearest_B = (thought_BD @ centre_QD.T)[: len(gold_BL)].argmax(axis=-1)
+    hits.append(nearest_B == clusters.cluster_LV[level, gold_BL[:, level]])
+  return np.stack(hits, axis=1)

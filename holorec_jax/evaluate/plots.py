@@ -247,7 +247,7 @@ def level_accuracy(accuracy: Mapping[str, Sequence[float]]) -> list[Plot]:
   """
   if not accuracy:
     return []
-  alt = "Share of codes predicted right, given the right codes before. "
+  alt = "Share predicted right, given the right codes before. "
   alt += " ".join(
     f"{name}: "
     + ", ".join(f"level {n} {v:.1%}" for n, v in enumerate(values, 1))
@@ -261,7 +261,7 @@ def level_accuracy(accuracy: Mapping[str, Sequence[float]]) -> list[Plot]:
       plane.plot(x, values, marker=marker, markersize=4.5, label=name)
     plane.set_xticks(x)
     plane.set_xlabel("level")
-    plane.set_ylabel("codes predicted right")
+    plane.set_ylabel("predicted right")
     plane.set_ylim(bottom=0)
     plane.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
   return images

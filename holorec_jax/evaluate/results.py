@@ -10,7 +10,7 @@
    "baselines": {name: {"item": .., "item_unseen": .., "coverage": ..}},
    "intervals": {..}, "differences": {..}, "slices": {..}, "seconds": {..},
    "parameters": {name: 123456}, "search_ms_per_user": {name: 1.5},
-   "made_from": {..}}
+   "valid_accuracy": {name: {"codes": [..], ..}}, "made_from": {..}}
 
 item ranks all items, item_unseen leaves out those of the history, sid counts a
 code string that equals the target's as a hit. valid_fraction is the share of
@@ -22,8 +22,11 @@ high]. `differences` is the headline minus each other system, paired on test:
 {name: {"item": {"recall@10": [difference, low, high]}}}. `parameters` are those
 that were trained, with what training alone needs. `search_ms_per_user` is wall
 time of the lists of all items for the test users, in batches of search.batch,
-compilation left out. The evaluation adds these two, and `made_from`, the hashes
-and settings that tell whether the results are still those of the run.
+compilation left out. `valid_accuracy` has shares of validation targets by
+level, the codes before it given: whose code is predicted right, whose codes up
+to there all are ("prefixes"), and for S2GR whose cluster is nearest to the
+thought ("clusters"). The evaluation adds these three, and `made_from`, the
+hashes and settings that tell whether the results are still those of the run.
 
 ranks.npz beside it holds what the means hide, for paired comparisons with other
 runs: `flat_ranks`.

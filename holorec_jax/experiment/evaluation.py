@@ -22,15 +22,16 @@ from absl import logging
 from holorec_jax import artifacts, config_fields
 from holorec_jax.catalog import Catalog
 from holorec_jax.data import splits
-from holorec_jax.decode.probe import Probe
+from holorec_jax.decode.probe import Clusters, Probe
 from holorec_jax.decode.recommender import Recommender
 from holorec_jax.decode.requests import Filters
 from holorec_jax.evaluate import baselines, report, results, targets
 from holorec_jax.experiment import examples, preparation, training
 from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.meaning import Meaning, find_meaning
 from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import make_system
-from holorec_jax.train import writers
+from holorec_jax.train import s2gr_loss, writers
 
 RANKS = "ranks.npz"
 SHOWN_USERS = 3
@@ -43,7 +44,8 @@ class _Answers:
 
   Attributes:
     lists: system -> split -> lists.
-    accuracy: label -> accuracy of each level, of systems that have levels.
+    accuracy: system -> "codes", "prefixes", "clusters" -> accuracy of each
+      level, on validation; of systems that have levels.
     search_ms: system -> milliseconds a test user.
     examples: of the first system.
   """
@@ -51,7 +53,9 @@ class _Answers:
   lists: dict[str, dict[str, targets.Lists]] = dataclasses.field(
     default_factory=dict
   )
-  accuracy: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+  accuracy: dict[str, dict[str, list[float]]] = dataclasses.field(
+    default_factory=dict
+  )
   search_ms: dict[str, float] = dataclasses.field(default_factory=dict)
   examples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
@@ -87,8 +91,11 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
       recommender, rows, name, config.search.batch
     )
     if probe is not None:
-      answers.accuracy[f"fine codes, {name}"] = probe.level_accuracy(
-        rows["valid"].histories, rows["valid"].items_U
+      meaning = find_meaning(config, workdir, data, built, name)
+      answers.accuracy[name] = probe.accuracy(
+        rows["valid"].histories,
+        rows["valid"].items_U,
+        _clusters(meaning, recommender.params),
       )
     answers.examples = answers.examples or _examples(
       data, built, recommender, probe, rows["test"]
@@ -112,6 +119,7 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
       name: _count_parameters(config, built, name) for name in config.systems
     },
     "search_ms_per_user": answers.search_ms,
+    "valid_accuracy": answers.accuracy,
   }
   _write_report(config, workdir, data, built, tree, answers)
   ranks = results.flat_ranks(answers.lists, floors, rows, built.codes_IL)
@@ -119,6 +127,19 @@ def evaluate(config: Config, workdir: pathlib.Path) -> None:
     np.savez_compressed(file, **ranks)  # type: ignore[arg-type]
   # Last, since it says that the evaluation is finished.
   artifacts.write_json(path, tree | {"made_from": made_from})
+
+
+def _clusters(meaning: Meaning, params: dict) -> Clusters | None:
+  """Where S2GR's thoughts should point; None for other systems."""
+  if meaning.cluster_LV is None:
+    return None
+  centre_LQD = [
+    np.asarray(s2gr_loss.cluster_centres(embedding_VD, cluster_V))
+    for embedding_VD, cluster_V in zip(
+      params["code_embedding"], meaning.cluster_LV
+    )
+  ]
+  return Clusters(meaning.cluster_LV, centre_LQD)
 
 
 def _search(
@@ -211,7 +232,11 @@ def _write_report(
       curves=_curves(config, workdir),
       health=artifacts.read_json(workdir / "sids" / "health.json"),
       sids_IRL=built.sids_IRL,
-      accuracy=answers.accuracy,
+      accuracy={
+        f"{kind}, {name}": values
+        for name, kinds in answers.accuracy.items()
+        for kind, values in kinds.items()
+      },
       examples=answers.examples,
       commands=["python " + shlex.join(sys.argv)],
     )

@@ -74,6 +74,17 @@ def unit(x: jax.Array) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
 
 
+def cluster_centres(
+  embedding_VD: jax.Array, cluster_V: np.ndarray
+) -> jax.Array:
+  """Directions of the clusters of a level, float32 (Q, D) of length one."""
+  member_QV = np.arange(cluster_V.max() + 1)[:, None] == cluster_V
+  share_QV = member_QV / member_QV.sum(axis=1, keepdims=True)
+  return unit(
+    jnp.asarray(share_QV, jnp.float32) @ embedding_VD.astype(jnp.float32)
+  )
+
+
 def cluster_logits(
   thought_BND: jax.Array,
   embedding_VD: jax.Array,
@@ -81,13 +92,8 @@ def cluster_logits(
   temperature: float,
 ) -> jax.Array:
   """cos(thought, centre) / tau for every cluster of a level, (B, N, Q)."""
-  member_QV = np.arange(cluster_V.max() + 1)[:, None] == cluster_V
-  share_QV = member_QV / member_QV.sum(axis=1, keepdims=True)
-  centre_QD = jnp.asarray(share_QV, jnp.float32) @ embedding_VD.astype(
-    jnp.float32
-  )
-  cosine_BNQ = unit(thought_BND) @ unit(centre_QD).T
-  return cosine_BNQ / temperature
+  centre_QD = cluster_centres(embedding_VD, cluster_V)
+  return unit(thought_BND) @ centre_QD.T / temperature
 
 
 def info_nce(

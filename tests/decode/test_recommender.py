@@ -109,10 +109,13 @@ def test_thoughts_and_level_accuracy_follow_the_items_codes(system):
   assert np.abs(shares[:, 0, 1] - shares[:, 1, 1]).max() > 1e-3
 
   answer = recommender.recommend(histories)
-  accuracy = probe.level_accuracy(histories, answer.items_UK[:, 0])
-  assert len(accuracy) == 2 and all(0 <= share <= 1 for share in accuracy)
+  accuracy = probe.accuracy(histories, answer.items_UK[:, 0])
+  codes, prefixes = accuracy["codes"], accuracy["prefixes"]
+  assert len(codes) == 2 and all(0 <= share <= 1 for share in codes)
   # Chance is a quarter; the best items' codes are mostly the likeliest.
-  assert min(accuracy) > 0.5
+  assert min(codes) > 0.5
+  assert prefixes[0] == codes[0]
+  assert sum(codes) - 1 <= prefixes[1] <= min(codes)
   assert answer.scores_UK.dtype == np.float32
 
 

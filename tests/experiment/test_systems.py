@@ -12,12 +12,14 @@ from configs import beauty, systems
 from holorec_jax import catalog, sharding
 from holorec_jax.config_fields import to_dataclass
 from holorec_jax.errors import UserError
-from holorec_jax.experiment import recommendation
+from holorec_jax.experiment import alignment, recommendation
 from holorec_jax.experiment.config import SYSTEMS, Config
 from holorec_jax.experiment.systems import MAKERS, make_system
 from holorec_jax.quantize.parallel import ParallelConfig
 from holorec_jax.quantize.quantizers import SidConfig
+from holorec_jax.train.preference import PreferenceConfig
 from holorec_jax.train.s2gr_loss import S2grLossConfig
+from holorec_jax.train.writers import read_metrics
 
 QUICK = dataclasses.replace(
   TINY,
@@ -64,6 +66,33 @@ def test_all_stages(config, tmp_path):
     found = run.recommender.recommend(run.histories(np.arange(3)))
     assert found.valid_UK.all()
     assert (run.probe is None) == (name in ("sasrec", "reg4rec"))
+  accuracy = results["valid_accuracy"]
+  assert set(accuracy) == {"s2gr"} & set(config.systems)
+  for kinds in accuracy.values():
+    assert set(kinds) == {"codes", "prefixes", "clusters"}
+    assert all(len(shares) == 2 for shares in kinds.values())
+    # Of eight codes and two clusters.
+    assert 0 < kinds["codes"][0] == kinds["prefixes"][0] < 1
+    assert 0.2 < min(kinds["clusters"]) <= max(kinds["clusters"]) <= 1
+  check_alignment(config, tmp_path)
+
+
+def check_alignment(config, workdir):
+  """Three updates from the trained system; the first has no rate yet."""
+  preference = PreferenceConfig(
+    steps=3, users=8, group=4, validate_every=3, log_every=1
+  )
+  alignment.align(dataclasses.replace(config, preference=preference), workdir)
+  tree = json.loads((workdir / "aligned" / "results.json").read_text())
+  assert tree["system"] == config.systems[0]
+  test = tree["test"]["kept"]
+  assert test["supervised"]["recall@20"] > 0.1
+  assert test["aligned"]["recall@20"] > 0.1
+  lines = read_metrics(workdir / "aligned")
+  first, second, third = [line for line in lines if "train/reward" in line]
+  assert first["train/reward"] > 0
+  # Until it moves it is the supervised model.
+  assert abs(second["train/kl"]) < 1e-6 < third["train/kl"]
 
 
 def test_pruning_is_of_code_sets_alone():

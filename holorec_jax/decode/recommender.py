@@ -98,6 +98,10 @@ class Recommender:
     self.set_catalog(catalog)
     self.set_params(params)
 
+  def drop_params(self) -> None:
+    """Frees their memory on device until they are set again."""
+    self.params = {}
+
   def set_params(self, params: dict) -> None:
     """Answers with these parameters from now on; nothing is compiled again."""
     params = jax.device_put(params, sharding.replicated(self._mesh))

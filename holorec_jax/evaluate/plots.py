@@ -97,6 +97,9 @@ _PANELS = {
   "Accuracy of the clusters thought of": "accuracy/cluster",
   "Accuracy of each step": "accuracy/step",
   "Accuracy of each codebook": "accuracy/codebook",
+  "Reward of the paths drawn": "reward",
+  "Distance from the supervised model (KL)": "kl",
+  "Entropy of the paths": "entropy",
   "Recall while training": "recall@",
   "NDCG while training": "ndcg@",
 }

@@ -58,22 +58,8 @@ def render(contents: Contents) -> str:
   """The page as HTML text."""
   tree = dict(contents.results)
   dims = [row["dims"] for row in contents.health["granularities"]]
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("holorec_jax.evaluate"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-  )
-  environment.filters |= {
-    "decimal": decimal,
-    "duration": duration,
-    "label": results.label,
-    "metric": metrics.title,
-    "score": lambda value: _minus(f"{value:.2f}"),
-    "share": share,
-  }
-  return environment.get_template("report.html.jinja").render(
+  return _template("report.html.jinja").render(
+    title=contents.title,
     contents=contents,
     results=tree,
     summary=summarise(tree),
@@ -95,6 +81,43 @@ def render(contents: Contents) -> str:
     },
     validity={tree["headline"]: tree} | tree["modes"] | tree["baselines"],
   )
+
+
+def render_aligned(
+  title: str, tree: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]
+) -> str:
+  """The page of an alignment as HTML text.
+
+  Args:
+    title: of the page.
+    tree: aligned/results.json, or what goes into it.
+    curves: rows of aligned/metrics.jsonl.
+  """
+  return _template("aligned.html.jinja").render(
+    title=title,
+    tree=tree,
+    columns=results.TABLE_COLUMNS,
+    curves=plots.learning_curves(curves),
+  )
+
+
+def _template(name: str) -> jinja2.Template:
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("holorec_jax.evaluate"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  environment.filters |= {
+    "decimal": decimal,
+    "duration": duration,
+    "label": results.label,
+    "metric": metrics.title,
+    "score": lambda value: _minus(f"{value:.2f}"),
+    "share": share,
+  }
+  return environment.get_template(name)
 
 
 def summarise(tree: results.Tree) -> str:

@@ -2,8 +2,9 @@
 
 A stage of its own that starts from the best supervised checkpoint, of whatever
 system generates codes. The supervised model is the first candidate, so what is
-chosen by validation is never worse there; test metrics of both lie side by side
-in aligned/results.json, the aligned ranks in aligned/ranks.npz.
+chosen by validation is never worse there. Metrics of both lie side by side in
+aligned/results.json and, with the learning curves, in aligned/report.html; the
+aligned ranks are in aligned/ranks.npz.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from holorec_jax.data.windows import TargetWindows
 from holorec_jax.decode.engine import Engine, TreeEngine
 from holorec_jax.decode.set_search import SetEngine
 from holorec_jax.errors import UserError
-from holorec_jax.evaluate import intervals, metrics, targets
+from holorec_jax.evaluate import intervals, metrics, report, targets
 from holorec_jax.experiment import preparation, training
 from holorec_jax.experiment.config import Config, defaults
 from holorec_jax.experiment.evaluation import RANKS
@@ -30,7 +31,7 @@ from holorec_jax.experiment.preparation import Data
 from holorec_jax.experiment.systems import generates_codes, make_system
 from holorec_jax.experiment.target_ranks import TargetRanker
 from holorec_jax.quantize.categories import leaf_categories
-from holorec_jax.train import checkpoint, loop, preference_loop
+from holorec_jax.train import checkpoint, loop, preference_loop, writers
 from holorec_jax.train.preference import Ground, PreferenceObjective
 from holorec_jax.train.preference_rewards import make_tables
 from holorec_jax.train.preference_sampling import (
@@ -41,6 +42,7 @@ from holorec_jax.train.preference_sampling import (
 
 FOLDER = "aligned"
 RESULTS = "results.json"
+REPORT = "report.html"
 
 
 def check_generates(name: str) -> None:
@@ -111,6 +113,12 @@ def align(config: Config, workdir: pathlib.Path) -> None:
     (folder / RESULTS).unlink(missing_ok=True)
     with artifacts.atomic_file(folder / RANKS) as file:
       np.savez_compressed(file, **ranks)  # type: ignore[arg-type]
+    page = report.render_aligned(
+      f"{config.data.name}: {name}, aligned",
+      results,
+      writers.read_metrics(folder),
+    )
+    artifacts.write_text(folder / REPORT, page)
     # Last, since it says that all is finished.
     artifacts.write_json(folder / RESULTS, results)
 
@@ -256,7 +264,13 @@ class _Aligner:
     )
 
   def _ground(self) -> Ground:
-    category_I = leaf_categories(self._data.dataset)[0]
+    category_I, names = leaf_categories(self._data.dataset)
+    reward = self._config.preference.reward
+    if not names and (reward.category_hit or reward.consistency):
+      logging.warning(
+        "no item has a category (config.data.text_columns names no column"
+        " 'categories'): the rewards category_hit and consistency are 0"
+      )
     return Ground(
       self._system.codes(),
       self._system.engine.place(self._built)[1],
@@ -315,3 +329,4 @@ def summarise(workdir: pathlib.Path) -> None:
           f" {part['supervised'][name]:.4f} -> {part['aligned'][name]:.4f}"
           f"  ({gain:+.4f}, 95 % {low:+.4f} .. {high:+.4f})"
         )
+  print(f"Report: {workdir / FOLDER / REPORT}")

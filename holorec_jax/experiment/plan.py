@@ -65,6 +65,8 @@ class Plan:
     average_bytes: of the moving average.
     catalogue_bytes: of codes of all items.
     temporary_bytes: what the step needs beside.
+    validation_bytes: of the whole parameters, which validation lays on every
+      device beside the state, and of its activations nothing.
     flops: of the model, on all devices.
     seconds: expected.
     collectives: kind -> (how many, bytes that they leave on a device); those of
@@ -81,6 +83,7 @@ class Plan:
   average_bytes: int
   catalogue_bytes: int
   temporary_bytes: int
+  validation_bytes: int
   flops: float
   seconds: float
   collectives: dict[str, tuple[int, float]]
@@ -155,6 +158,7 @@ def make_plan(config: Config, machine: Machine, items: int) -> Plan:
     average_bytes=_bytes_on_one(state.average),
     catalogue_bytes=_bytes_on_one(codes),
     temporary_bytes=memory.temp_size_in_bytes if memory else 0,
+    validation_bytes=_whole_bytes(state.params),
     flops=flops,
     seconds=flops / (machine.devices * machine.tflops * 1e12 * machine.mfu),
     collectives=_collectives(compiled),
@@ -197,6 +201,10 @@ def _bytes_on_one(tree: Any) -> int:
   return total
 
 
+def _whole_bytes(tree: Any) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def _collectives(compiled: jax.stages.Compiled) -> dict[str, tuple[int, float]]:
   found: dict[str, tuple[int, float]] = {}
   for each in sharding.list_collectives(compiled):
@@ -231,6 +239,8 @@ def describe(plan: Plan, machine: Machine) -> str:
     f"  a step      {_size(plan.temporary_bytes)} (as XLA plans it for"
     f" {planned})",
     f"  together    {_size(plan.total_bytes)}{room}",
+    f"  validation  {_size(plan.validation_bytes)} of whole parameters instead"
+    " of a step, and what search takes",
     f"a step        {plan.flops / 1e12:,.4g} TFLOP of the model;"
     f" {1e3 * plan.seconds:,.4g} ms at {100 * machine.mfu:.0f} % of"
     f" {machine.devices} x {machine.tflops:g} TFLOP/s",

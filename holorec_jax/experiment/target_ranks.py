@@ -61,6 +61,7 @@ class TargetRanker:
       Filters(exclude_seen=unseen),
       progress=progress if processes.is_first() else "",
     )
+    self._recommender.drop_params()
     ranks_U = metrics.target_ranks(found.items_UK, own.items_U)
     return processes.join_rows(ranks_U, len(rows))
 

@@ -72,6 +72,10 @@ def test_aligned_beside_supervised(aligned, monkeypatch, capsys):
   assert metrics.summarise(ranks["aligned/test/item_unseen"]) == pytest.approx(
     tree["test"]["removed"]["aligned"]
   )
+  page = (folder / "report.html").read_text()
+  for title in ("Reward of the paths", "(KL)", "Entropy of", "NDCG while"):
+    assert page.count(f"<figcaption>{title}") + page.count(f"{title}</fig") == 1
+  assert f"{valid['aligned']['ndcg@10']:.4f}"[1:] in page
   alignment.summarise(workdir)
   assert "test  seen removed NDCG@10" in capsys.readouterr().out
 

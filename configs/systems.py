@@ -144,6 +144,7 @@ VARIANTS: dict[str, Leaves] = {
   "reg4rec_no_repeats": _reg4rec(model__repeat_bias=False),
   "reg4rec_leaf": _reg4rec(catalog__collisions="leaf"),
   "reg4rec_corp": _reg4rec(search__corp=True),
+  "reg4rec_any_order": _reg4rec(search__any_order=True),
   "reg4rec_fixed": _reg4rec(reg4rec__fixed_order=True),
   "reg4rec_rqvae": _reg4rec(**_RQ_CODES),
   "reg4rec_plain": _reg4rec("plain"),

@@ -38,6 +38,9 @@ class SearchConfig:
       that much longer, compiles again.
     dtype: compute dtype; scores are float32.
     corp: REG4Rec's search drops paths whose codes' categories disagree.
+    any_order: REG4Rec's search tries every codebook next, not the most
+      confident one; of equal sets the best order counts. With a beam no wider
+      than k it may find fewer than k items.
     neighbours: evidence beside the network's (`decode/evidence.py`).
   """
 
@@ -47,6 +50,7 @@ class SearchConfig:
   room: float = 0.0
   dtype: Dtype = "float32"
   corp: bool = False
+  any_order: bool = False
   neighbours: NeighboursConfig = dataclasses.field(
     default_factory=NeighboursConfig
   )
@@ -100,7 +104,7 @@ class Recommender:
 
   def drop_params(self) -> None:
     """Frees their memory on device until they are set again."""
-    self.params = {}
+    self.params: dict = {}
 
   def set_params(self, params: dict) -> None:
     """Answers with these parameters from now on; nothing is compiled again."""

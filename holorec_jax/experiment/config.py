@@ -118,11 +118,12 @@ class Config:
         " config.model.causal_history=True; or set input.rows='one_target'."
       )
     self._check_sequence()
-    if self.search.corp and "reg4rec" not in self.systems:
-      raise UserError(
-        "config.search.corp prunes the search of reg4rec, which"
-        " config.systems does not name."
-      )
+    for leaf in ("corp", "any_order"):
+      if getattr(self.search, leaf) and "reg4rec" not in self.systems:
+        raise UserError(
+          f"config.search.{leaf} is of the search of reg4rec, which"
+          " config.systems does not name."
+        )
     if self.search.k < max(metrics.CUTOFFS):
       raise UserError(
         f"config.search.k is {self.search.k}; expected at least"

@@ -105,9 +105,8 @@ def make_reg4rec(config: Config, built: Catalog, meaning: Meaning) -> System:
     num_codes=built.num_codes,
     heads=config.reg4rec.heads,
   )
-  engine = SetEngine(
-    model, config.search.room, config.reg4rec.order, meaning.category_LV
-  )
+  order = "any" if config.search.any_order else config.reg4rec.order
+  engine = SetEngine(model, config.search.room, order, meaning.category_LV)
   index, repeats = None, config.model.repeat_bias
   if repeats or config.model.softmax == "tree":
     index = index_of(built)

@@ -95,9 +95,30 @@ def check_alignment(config, workdir):
   assert abs(second["train/kl"]) < 1e-6 < third["train/kl"]
 
 
-def test_pruning_is_of_code_sets_alone():
-  with pytest.raises(UserError, match=r"which config\.systems does not name"):
-    dataclasses.replace(SETS, systems=("thinking",))
+@pytest.mark.parametrize("leaf", ["corp", "any_order"])
+def test_what_is_of_the_search_of_code_sets_alone(leaf):
+  search = dataclasses.replace(TINY.search, **{leaf: True})
+  with pytest.raises(
+    UserError, match=rf"{leaf} .*config\.systems does not name"
+  ):
+    dataclasses.replace(TINY, search=search)
+
+
+@pytest.mark.parametrize(
+  ("any_order", "fixed", "order"),
+  [(0, 0, "confident"), (0, 1, "fixed"), (1, 0, "any"), (1, 1, "any")],
+)
+def test_the_order_of_the_search_of_code_sets(any_order, fixed, order):
+  config = to_dataclass(Config, beauty.get_config("reg4rec"))
+  config = dataclasses.replace(
+    config,
+    search=dataclasses.replace(config.search, any_order=bool(any_order)),
+    reg4rec=dataclasses.replace(config.reg4rec, fixed_order=bool(fixed)),
+  )
+  codes_IL = np.arange(40).reshape(10, 4)
+  sids_IRL = codes_IL[:, None]
+  built = catalog.build_catalog(sids_IRL, codes_IL, np.ones(10), 256)
+  assert make_system(config, built, "reg4rec").engine.order == order
 
 
 @pytest.mark.parametrize("variant", systems.VARIANTS)

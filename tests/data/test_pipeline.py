@@ -168,7 +168,7 @@ def test_the_iterator_goes_on_where_its_state_was_taken(rows):
 
 
 @pytest.mark.parametrize("mean", [4, 15, 60])
-def test_padding_stays_below_a_fifth_however_long_histories_are(mean):
+def test_padding_is_little_however_long_histories_are(mean):
   rng = np.random.default_rng(0)
   # A mean of 4 is as of Beauty: 5-core, a third at five events, a long tail.
   lengths = np.minimum(4 + rng.geometric(1 / mean, 3000), 200)
@@ -176,14 +176,15 @@ def test_padding_stays_below_a_fifth_however_long_histories_are(mean):
   items = rng.integers(0, 1000, offsets[-1]).astype(np.int32)
   dataset = Dataset("made", np.arange(1000), {}, lengths, offsets, items)
   split = Split(lengths - 2, lengths - 2, lengths - 1)
-  for rows in ("packed", "one_target"):
+  # The last batch of every length is partly filled: 3,000 users are few.
+  for rows, most in (("packed", 0.1), ("one_target", 0.2)):
     config = PipelineConfig(rows=rows, targets_per_batch=256)
     source = make_source(dataset, split, config, 8)
     filled = slots = 0
     for batch in epoch_of(source):
       filled += (batch["segment_BT"] > 0).sum()
       slots += batch["segment_BT"].size
-    assert 1 - filled / slots < 0.2, rows
+    assert 1 - filled / slots < most, rows
 
 
 @pytest.mark.parametrize("rows", ["packed", "one_target"])

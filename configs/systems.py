@@ -121,6 +121,9 @@ VARIANTS: dict[str, Leaves] = {
   "no_coarse": _holorec(loss__thought=0.0),
   "coarse_4": _holorec(sid__nested__dims=(4, 16, 32)),
   "coarse_16": _holorec(sid__nested__dims=(16, 24, 32)),
+  "coarse_16_no_gate": _holorec(
+    sid__nested__dims=(16, 24, 32), model__thought_gate=False
+  ),
   # TIGER.
   "tiger": _tiger(),
   "tiger_leaf": _tiger(catalog__collisions="leaf"),

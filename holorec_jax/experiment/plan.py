@@ -66,7 +66,7 @@ class Plan:
     catalogue_bytes: of codes of all items.
     temporary_bytes: what the step needs beside.
     validation_bytes: of the whole parameters, which validation lays on every
-      device beside the state, and of its activations nothing.
+      device beside the state; what search takes is not in it.
     flops: of the model, on all devices.
     seconds: expected.
     collectives: kind -> (how many, bytes that they leave on a device); those of

@@ -124,6 +124,11 @@ class Config:
           f"config.search.{leaf} is of the search of reg4rec, which"
           " config.systems does not name."
         )
+    if self.search.any_order and self.reg4rec.fixed_order:
+      raise UserError(
+        "config.search.any_order tries orders that a network trained with"
+        " config.reg4rec.fixed_order never saw: set one of them to False."
+      )
     if self.search.k < max(metrics.CUTOFFS):
       raise UserError(
         f"config.search.k is {self.search.k}; expected at least"

@@ -104,9 +104,16 @@ def test_what_is_of_the_search_of_code_sets_alone(leaf):
     dataclasses.replace(TINY, search=search)
 
 
+def test_a_fixed_order_is_not_searched_in_any_other():
+  config = to_dataclass(Config, beauty.get_config("reg4rec_any_order"))
+  fixed = dataclasses.replace(config.reg4rec, fixed_order=True)
+  with pytest.raises(UserError, match="any_order tries orders that a network"):
+    dataclasses.replace(config, reg4rec=fixed)
+
+
 @pytest.mark.parametrize(
   ("any_order", "fixed", "order"),
-  [(0, 0, "confident"), (0, 1, "fixed"), (1, 0, "any"), (1, 1, "any")],
+  [(0, 0, "confident"), (0, 1, "fixed"), (1, 0, "any")],
 )
 def test_the_order_of_the_search_of_code_sets(any_order, fixed, order):
   config = to_dataclass(Config, beauty.get_config("reg4rec"))

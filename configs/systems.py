@@ -106,7 +106,8 @@ _PAPER_HEADS: Leaves = {
 _RQ_CODES: Leaves = {"sid__quantizer": "nested", "sid__nested__dims": (32,)}
 
 VARIANTS: dict[str, Leaves] = {
-  # HoloRec, its modes, its ablations.
+  # HoloRec, its modes, its ablations. The paper and the full size have a gate
+  # and rows of 8, 16 and 32 dimensions; configs/beauty.py has neither.
   "thinking": _holorec(),
   "non_thinking": _holorec("non_thinking"),
   "pause": _holorec("pause"),
@@ -115,14 +116,14 @@ VARIANTS: dict[str, Leaves] = {
   "no_holo": _holorec(sid__nested__holistic="off"),
   "holo_cumulative": _holorec(sid__nested__holistic="cumulative"),
   "no_align_heads": _holorec("plain"),
-  "no_gate": _holorec(model__thought_gate=False),
+  "gate": _holorec(model__thought_gate=True),
   "no_carry": _holorec(model__thought_carry=False),
   "no_match": _holorec(loss__thought_match=0.0),
   "no_coarse": _holorec(loss__thought=0.0),
   "coarse_4": _holorec(sid__nested__dims=(4, 16, 32)),
-  "coarse_16": _holorec(sid__nested__dims=(16, 24, 32)),
-  "coarse_16_no_gate": _holorec(
-    sid__nested__dims=(16, 24, 32), model__thought_gate=False
+  "coarse_8": _holorec(sid__nested__dims=(8, 16, 32)),
+  "coarse_8_gate": _holorec(
+    sid__nested__dims=(8, 16, 32), model__thought_gate=True
   ),
   # TIGER.
   "tiger": _tiger(),

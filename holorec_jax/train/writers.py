@@ -50,6 +50,7 @@ class MetricWriter:
       write_text(path, "".join(f"{line}\n" for line in lines))
       # Unbuffered: what could not be written is not tried again in `close`.
       self._lines = open(path, "ab", buffering=0)  # noqa: SIM115
+      _await_new_second(path.parent)
       self._events = EventFileWriter(str(folder))
       # TensorBoard, too, shall forget the steps that are run again.
       start = SessionLog(status=SessionLog.START)
@@ -90,6 +91,16 @@ class MetricWriter:
 
   def __exit__(self, *error: object) -> None:
     self.close()
+
+
+def _await_new_second(folder: pathlib.Path) -> None:
+  """Until no file of events has this second in its name.
+
+  TensorBoard reads the files of a folder by name, which orders those of one
+  second by process and count as strings: a restart could come first.
+  """
+  while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+    time.sleep(0.02)
 
 
 def _to_number(value: Any) -> int | float:

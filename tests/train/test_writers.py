@@ -48,6 +48,13 @@ def test_a_restart_drops_the_steps_that_are_run_again(tmp_path):
   assert scalars(tmp_path, "loss") == [(10, 10.0), (20, 20.0), (30, 0.5)]
 
 
+def test_restarts_within_a_second_keep_their_order_by_name(tmp_path):
+  for _ in range(3):
+    MetricWriter(tmp_path).close()
+  names = [path.name for path in tmp_path.glob("events.out.tfevents.*")]
+  assert len({name.split(".")[3] for name in names}) == len(names) == 3
+
+
 def test_a_fresh_start_forgets_everything(tmp_path):
   for value in (1, 2):
     with MetricWriter(tmp_path) as writer:

@@ -150,6 +150,12 @@ class Config:
         f" out; config.input.rows is {self.input.rows!r}: set it to 'packed',"
         " or mesh.sequence to 1."
       )
+    if self.model.fused_attention:
+      raise UserError(
+        f"config.mesh.sequence is {parts}, and the kernels of"
+        " config.model.fused_attention read whole rows: set one to 1, or the"
+        " other to False."
+      )
     if slots % parts:
       raise UserError(
         f"config.mesh.sequence is {parts}, which does not divide the {slots}"

@@ -65,6 +65,18 @@ def _codes(
   return functools.partial(device_codes, built, softmax, sets=sets)
 
 
+def _stepwise(
+  objective: GeneratorObjective | S2grObjective, config: Config, built: Catalog
+) -> System:
+  """Search has none of training's kernels: it is exported for any platform."""
+  model = objective.model
+  model = model.clone(
+    config=dataclasses.replace(model.config, fused_attention=False)
+  )
+  engine = TreeEngine(model, config.search.room)
+  return System(objective, engine, _codes(config, built), model)
+
+
 def make_holorec(
   config: Config,
   built: Catalog,
@@ -75,12 +87,7 @@ def make_holorec(
   """HoloRec in one of its modes, or without what it adds."""
   del meaning
   model = _generator(config, built, thought, aligned)
-  return System(
-    GeneratorObjective(model, config.loss),
-    TreeEngine(model, config.search.room),
-    _codes(config, built),
-    model,
-  )
+  return _stepwise(GeneratorObjective(model, config.loss), config, built)
 
 
 def make_s2gr(config: Config, built: Catalog, meaning: Meaning) -> System:
@@ -89,12 +96,7 @@ def make_s2gr(config: Config, built: Catalog, meaning: Meaning) -> System:
   cluster_LV = meaning.cluster_LV
   if cluster_LV is None:  # as where only its search is measured
     cluster_LV = np.zeros((model.num_levels, model.num_codes), np.int32)
-  return System(
-    S2grObjective(model, config.s2gr, cluster_LV),
-    TreeEngine(model, config.search.room),
-    _codes(config, built),
-    model,
-  )
+  return _stepwise(S2grObjective(model, config.s2gr, cluster_LV), config, built)
 
 
 def make_reg4rec(config: Config, built: Catalog, meaning: Meaning) -> System:

@@ -15,7 +15,7 @@ Remat = Literal["none", "products", "layers"]
 
 # Leaves that a backbone leaves no choice of, and the value that they have.
 _FIXED: dict[Backbone, dict[str, Any]] = {
-  "t5": {"num_kv_heads": 0, "rope_theta": 1e6},
+  "t5": {"num_kv_heads": 0, "rope_theta": 1e6, "fused_attention": False},
   "qwen3": {
     "encoder_layers": 0,
     "gated_mlp": True,
@@ -70,6 +70,9 @@ class GeneratorConfig:
       histories and branches, `models/qwen3.py`).
     num_kv_heads: heads of keys and values in qwen3; 0: num_heads.
     rope_theta: base of qwen3's rotary frequencies.
+    fused_attention: in training qwen3 reads histories with a kernel of the GPU
+      or TPU that keeps no scores in memory (`nn/fused_attention.py`). Branches
+      have none, nor has search.
   """
 
   d_model: int = 128
@@ -97,6 +100,7 @@ class GeneratorConfig:
   backbone: Backbone = "t5"
   num_kv_heads: int = 0
   rope_theta: float = 1e6
+  fused_attention: bool = False
 
   def __post_init__(self):
     check_ranges(

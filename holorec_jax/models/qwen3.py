@@ -26,7 +26,7 @@ from holorec_jax import sharding
 from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.models.decoder import Context, DecodeState
 from holorec_jax.models.layer_stack import POLICIES, init_layers, scan_layers
-from holorec_jax.nn import grouped_attention, rotary
+from holorec_jax.nn import fused_attention, grouped_attention, rotary
 from holorec_jax.nn.attention import KeyValues, mask_to_bias
 from holorec_jax.nn.layers import Dropout, RMSNorm, dense
 from holorec_jax.nn.rotary import Rotation
@@ -193,11 +193,11 @@ class Qwen3(nn.Module):
     self, x_BCD: jax.Array, segment_BC: jax.Array, deterministic: bool
   ) -> Encoded:
     """Reads any tokens, causally within their segments."""
-    mask_BCC = segment_BC[:, :, None] == segment_BC[:, None, :]
-    mask_BCC &= jnp.tri(x_BCD.shape[1], dtype=bool)
+    kernel = self.config.fused_attention
+    mix = fused_attention.attend if kernel else grouped_attention.attend_history
 
     def attend(_, query_BCHK, own):
-      return grouped_attention.attend_masked(query_BCHK, own, mask_BCC)
+      return mix(query_BCHK, own, segment_BC)
 
     x_BCD = sharding.split_tokens(x_BCD)
     by = self._rotation(positions_within(segment_BC))

@@ -16,13 +16,21 @@ from holorec_jax.nn.layers import RMSNorm, dense
 from holorec_jax.nn.rotary import Rotation, rotate
 
 
-def attend_masked(
-  query_BCHK: jax.Array, own_BCHK: KeyValues, mask_BCC: jax.Array
+def attend_history(
+  query_BCHK: jax.Array, own_BCHK: KeyValues, segment_BC: jax.Array
 ) -> jax.Array:
-  """Attention within a row -> (B, C, H, K); mask: True = attend.
+  """Causal attention within segments -> (B, C, H, K).
 
-  JAX's own, which XLA compiles as any other product and softmax.
+  JAX's own, which XLA compiles as any other product and softmax;
+  `fused_attention` has the same in kernels.
+
+  Args:
+    query_BCHK: scaled by K^-1/2 in here.
+    own_BCHK: keys and values (B, C, heads of keys, K).
+    segment_BC: which tokens belong together.
   """
+  mask_BCC = segment_BC[:, :, None] == segment_BC[:, None, :]
+  mask_BCC &= jnp.tri(segment_BC.shape[1], dtype=bool)
   key_BCHK, value_BCHK = sharding.whole_tokens(own_BCHK, axis=1)
   return jax.nn.dot_product_attention(
     query_BCHK, key_BCHK, value_BCHK, mask=mask_BCC[:, None]

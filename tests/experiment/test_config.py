@@ -10,6 +10,7 @@ from holorec_jax.experiment.config import (
   load_config,
   remove_unused,
 )
+from holorec_jax.models.config import GeneratorConfig
 from holorec_jax.sharding import MeshConfig
 
 CONFIG = as_config_dict(Config())
@@ -26,7 +27,13 @@ def test_rows_that_cannot_be_split_by_token(rows, message):
   mesh = MeshConfig(sequence=4)
   with pytest.raises(UserError, match=message):
     Config(input=PipelineConfig(**rows), mesh=mesh)
-  assert Config(input=PipelineConfig(max_history=20), mesh=mesh)
+  rows = PipelineConfig(max_history=20)
+  assert Config(input=rows, mesh=mesh)
+  kernels = GeneratorConfig(
+    backbone="qwen3", encoder_layers=0, gated_mlp=True, fused_attention=True
+  )
+  with pytest.raises(UserError, match="fused_attention read whole rows"):
+    Config(input=rows, mesh=mesh, model=kernels)
 
 
 def test_a_file_is_no_workdir(tmp_path):

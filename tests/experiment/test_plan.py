@@ -14,6 +14,9 @@ from holorec_jax.errors import UserError
 from holorec_jax.experiment import absent_gpus, plan
 from holorec_jax.experiment.made_up import random_catalog
 from holorec_jax.experiment.systems import make_system
+from holorec_jax.nn import fused_attention as fused
+from holorec_jax.nn.attention import KeyValues
+from holorec_jax.nn.grouped_attention import attend_history
 from holorec_jax.sharding import MeshConfig
 from holorec_jax.train import meter
 from holorec_jax.train.optimizer import make_optimizer
@@ -126,3 +129,37 @@ def test_a_step_is_planned_for_gpus_that_are_not_here(devices):
   sizes = {"data": 1, "fsdp": devices, "sequence": 1, "tensor": 1}
   assert planned.mesh == sizes
   assert "of 79.647 GiB" in plan.describe(planned, machine)
+
+
+def test_a_kernel_of_gpus_that_are_not_here_keeps_no_scores():
+  """Where JAX's CUDA plugin is: pip install 'jax[cuda13]'."""
+  pytest.importorskip("jax_plugins.xla_cuda13")
+  mesh = sharding.make_mesh(
+    absent_gpus.find_devices("h100", 4), MeshConfig(fsdp=2, tensor=2)
+  )
+  B, C, H, K = 8, 1024, 8, 128
+
+  def spec(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.by_row(mesh))
+
+  def peak(attend) -> int:
+    def loss(query, own, segment):
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return attend(query, own, segment).astype(np.float32).sum()
+
+    args = (
+      spec(jax.numpy.bfloat16, B, C, H, K),
+      KeyValues(*[spec(jax.numpy.bfloat16, B, C, H // 2, K)] * 2),
+      spec(np.int32, B, C),
+    )
+    step = jax.jit(jax.grad(loss, (0, 1))).trace(*args)
+    compiled = step.lower(lowering_platforms=("cuda",)).compile(
+      compiler_options=absent_gpus.COMPILER_OPTIONS
+    )
+    kernels = compiled.as_text().count("__gpu$xla.gpu.triton")
+    assert kernels == (3 if attend is fused.attend else 0)
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  # Of a device: rows of half the devices, heads of the others.
+  scores = (B // 2) * (H // 2) * C * C * 4
+  assert peak(fused.attend) < scores < peak(attend_history)

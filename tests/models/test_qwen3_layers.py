@@ -133,6 +133,15 @@ def test_positions_start_anew_with_every_history():
       {"backbone": "t5", "num_kv_heads": 0},
       r"rope_theta is 100.0, .*'t5' .*set it to 1000000.0",
     ),
+    (
+      {
+        "backbone": "t5",
+        "num_kv_heads": 0,
+        "rope_theta": 1e6,
+        "fused_attention": True,
+      },
+      r"fused_attention is True, .*'t5' .*set it to False",
+    ),
   ],
 )
 def test_leaves_without_a_choice_are_refused(changes, message):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from holorec_jax.nn.attention import KeyValues, mask_to_bias
-from holorec_jax.nn.grouped_attention import attend_branches, attend_masked
+from holorec_jax.nn.grouped_attention import attend_branches, attend_history
 from holorec_jax.nn.rotary import rotate, rotation
 
 
@@ -24,15 +24,15 @@ def attend_plainly(query_XHK, key_CHK, value_CHK, visible_XC):
   return np.einsum("hxc,chk->xhk", weights, value)
 
 
-def test_masked_attention_is_the_plain_form():
+def test_histories_see_their_segment_up_to_themselves():
   B, C, H, K = 2, 7, 6, 4
   query = normal(0, B, C, H, K)
   own = KeyValues(normal(1, B, C, 2, K), normal(2, B, C, 2, K))
-  mask = normal(3, B, C, C) > 0
-  mask |= np.eye(C, dtype=bool)
-  mixed = attend_masked(query, own, mask)
-  for row in range(B):
-    wanted = attend_plainly(query[row], own.key[row], own.value[row], mask[row])
+  segment = np.array([[1, 1, 2, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 2]])
+  mixed = attend_history(query, own, segment)
+  for row, segments in enumerate(segment):
+    visible = np.tril(segments[:, None] == segments)
+    wanted = attend_plainly(query[row], own.key[row], own.value[row], visible)
     np.testing.assert_allclose(mixed[row], wanted, atol=1e-5)
 
 

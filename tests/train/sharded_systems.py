@@ -104,7 +104,10 @@ SYSTEMS = {
   # Several levels in one pass, and branches that read states themselves.
   "scanned": (2, functools.partial(generator, "none", 2, **SCANNED)),
   "few": (2, functools.partial(generator, "none", 2, encoder_layers=0)),
-  "qwen3_plain": (2, functools.partial(generator, "none", 2, **QWEN3)),
+  "qwen3_fused": (
+    2,
+    functools.partial(generator, "none", 2, fused_attention=True, **QWEN3),
+  ),
   "qwen3": (1, functools.partial(generator, "holorec", 1, **QWEN3)),
   "set": (2, set_generator),
   "sasrec": (1, sasrec),

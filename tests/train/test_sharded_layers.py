@@ -13,7 +13,7 @@ from holorec_jax.sharding import MeshConfig
     ("scanned", MeshConfig(fsdp=2, sequence=2, tensor=2)),
     ("few", MeshConfig(fsdp=2, tensor=2)),
     ("qwen3", MeshConfig(fsdp=2, sequence=2, tensor=2)),
-    ("qwen3_plain", MeshConfig(fsdp=2, tensor=2)),
+    ("qwen3_fused", MeshConfig(fsdp=2, tensor=2)),
   ],
   ids=lambda x: x if isinstance(x, str) else "x".join(map(str, x.shape(8))),
 )

@@ -33,6 +33,7 @@ from absl import flags
 from ml_collections import config_flags
 from quick_xla import xla_flags
 
+from configs.systems import VARIANTS
 from holorec_jax import config_fields
 from holorec_jax.errors import UserError
 from holorec_jax.experiment.config import Config, as_config_dict
@@ -221,6 +222,9 @@ def problems_of_prose(
       and code not in MADE
     ):
       found.append(f"there is no {code}")
+  for variant in re.findall(r"(?:configs/\w+\.py:|`:)([a-z]\w*)", page):
+    if variant not in VARIANTS:
+      found.append(f"there is no variant {variant}")
   for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", prose):
     if not (folder / target).exists():
       found.append(f"a link leads to {target}, which is not there")
@@ -383,7 +387,8 @@ def test_what_is_not_there_is_found(command, problem):
 
 def test_what_is_not_there_is_found_in_prose():
   page = "`config.train.epoch`, `--retries=3`, `launch/trian.py`, [a](b.md)\n"
-  assert len(problems_of_prose("here", page)) == 4
+  page += "`:tigre`, `configs/toys.py:pasue`, `:pause`\n"
+  assert len(problems_of_prose("here", page)) == 6
 
 
 @pytest.mark.parametrize("name", READING)

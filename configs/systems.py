@@ -106,8 +106,9 @@ _PAPER_HEADS: Leaves = {
 _RQ_CODES: Leaves = {"sid__quantizer": "nested", "sid__nested__dims": (32,)}
 
 VARIANTS: dict[str, Leaves] = {
-  # HoloRec, its modes, its ablations. The paper and the full size have a gate
-  # and rows of 8, 16 and 32 dimensions; configs/beauty.py has neither.
+  # HoloRec, its modes, its ablations. The paper, the full size and the pod's
+  # have a gate and rows of 8, 16 and 32 dimensions (coarse_8_gate); the others
+  # have neither.
   "thinking": _holorec(),
   "non_thinking": _holorec("non_thinking"),
   "pause": _holorec("pause"),

@@ -222,7 +222,7 @@ def problems_of_prose(
       and code not in MADE
     ):
       found.append(f"there is no {code}")
-  for variant in re.findall(r"(?:configs/\w+\.py:|`:)([a-z]\w*)", page):
+  for variant in re.findall(r"(?:configs/[\w/]+\.py:|`:)([a-z]\w*)", page):
     if variant not in VARIANTS:
       found.append(f"there is no variant {variant}")
   for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", prose):

@@ -193,8 +193,9 @@ class Qwen3(nn.Module):
     self, x_BCD: jax.Array, segment_BC: jax.Array, deterministic: bool
   ) -> Encoded:
     """Reads any tokens, causally within their segments."""
-    kernel = self.config.fused_attention
-    mix = fused_attention.attend if kernel else grouped_attention.attend_history
+    mix = grouped_attention.attend_history
+    if self.config.fused_attention:
+      mix = fused_attention.attend
 
     def attend(_, query_BCHK, own):
       return mix(query_BCHK, own, segment_BC)

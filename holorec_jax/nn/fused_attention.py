@@ -21,7 +21,7 @@ from holorec_jax.nn.attention import KeyValues
 from holorec_jax.nn.grouped_attention import attend_history
 
 _ROWS = ("data", "fsdp")
-_NOBODY = -1  # the segment of padding
+_NOBODY = -1  # the segment of tokens that are added here
 
 
 def attend(
@@ -84,6 +84,7 @@ def attend_gpu(
     query_BCHK, own_BCHK, segment_BC: as there.
     interpret: on the CPU, slowly, for tests.
   """
+  # Here, not above: a JAX without it concerns nobody else.
   from jax.experimental.pallas.ops.gpu import attention
 
   C, H, K = query_BCHK.shape[1:]

@@ -9,11 +9,13 @@ import pytest
 from tiny_run import TINY, run_all
 
 from configs import beauty, systems
+from configs.pod import tiny as tiny_pod
 from holorec_jax import catalog, sharding
 from holorec_jax.config_fields import to_dataclass
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import alignment, recommendation
 from holorec_jax.experiment.config import SYSTEMS, Config
+from holorec_jax.experiment.made_up import random_catalog
 from holorec_jax.experiment.systems import MAKERS, make_system
 from holorec_jax.quantize.parallel import ParallelConfig
 from holorec_jax.quantize.quantizers import SidConfig
@@ -126,6 +128,17 @@ def test_the_order_of_the_search_of_code_sets(any_order, fixed, order):
   sids_IRL = codes_IL[:, None]
   built = catalog.build_catalog(sids_IRL, codes_IL, np.ones(10), 256)
   assert make_system(config, built, "reg4rec").engine.order == order
+
+
+@pytest.mark.parametrize("name", ["thinking", "s2gr"])
+def test_kernels_are_of_training_alone(name):
+  config = to_dataclass(Config, tiny_pod.get_config(name))
+  model = dataclasses.replace(config.model, fused_attention=True)
+  config = dataclasses.replace(config, model=model)
+  system = make_system(config, random_catalog(50, config), name)
+  assert system.objective.model.config.fused_attention
+  for searched in (system.engine.model, system.generator):
+    assert not searched.config.fused_attention
 
 
 @pytest.mark.parametrize("variant", systems.VARIANTS)

@@ -104,6 +104,7 @@ SYSTEMS = {
   # Several levels in one pass, and branches that read states themselves.
   "scanned": (2, functools.partial(generator, "none", 2, **SCANNED)),
   "few": (2, functools.partial(generator, "none", 2, encoder_layers=0)),
+  "qwen3_plain": (2, functools.partial(generator, "none", 2, **QWEN3)),
   "qwen3_fused": (
     2,
     functools.partial(generator, "none", 2, fused_attention=True, **QWEN3),
@@ -130,7 +131,7 @@ def prepare(
   shape: MeshConfig,
   optimizer: optax.GradientTransformation = _SGD,
 ):
-  """A step, compiled for a mesh, and what to run it on."""
+  """A step of a mesh, and what to run it on."""
   mesh = sharding.make_mesh(jax.devices()[:devices], shape)
   levels, make = SYSTEMS[name]
   objective = make()
@@ -147,13 +148,19 @@ def prepare(
     ),
   )
   step = make_train_step(objective, optimizer, mesh, 0, 0.5)
-  return step.lower(*args).compile(), args, mesh
+  return step, args, mesh
 
 
 @functools.cache
 def alone(name: str):
   step, args, _ = prepare(name, 1, MeshConfig())
   return jax.device_get(step(*args))
+
+
+def lower_for_tpus(name: str, shape: MeshConfig) -> str:
+  """The step as StableHLO, kernels and all, of TPUs that are not here."""
+  step, args, _ = prepare(name, 8, shape)
+  return step.trace(*args).lower(lowering_platforms=("tpu",)).as_text()
 
 
 def check_traffic(name, step, params, mesh):
@@ -193,6 +200,7 @@ def check_traffic(name, step, params, mesh):
 def check(name: str, shape: MeshConfig, capfd) -> None:
   """On eight devices the system trains as on one."""
   step, args, mesh = prepare(name, 8, shape)
+  step = step.lower(*args).compile()
   assert "rematerialization" not in capfd.readouterr().err
   sent = sharding.collectives(step)
   assert sent["all-reduce"] > 0

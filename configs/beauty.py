@@ -10,8 +10,8 @@ configs/systems.py lists them:
   configs/beauty.py:tiger            one granularity, no alignment, no thoughts
   configs/beauty.py:sasrec           the item-id baseline
 
-Item-level test R@10 / N@10, seen items kept, three seeds: .0818 / .0433
-thinking, .0814 / .0430 non-thinking, .0747 / .0400 tiger, .0759 / .0374 sasrec
+Item-level test R@10 / N@10, seen items kept, three seeds: .0848 / .0461
+thinking, .0851 / .0460 non-thinking, .0747 / .0400 tiger, .0759 / .0374 sasrec
 (deviations, hardware, commands and other systems in docs/results.md).
 """
 

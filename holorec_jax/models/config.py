@@ -130,6 +130,12 @@ class GeneratorConfig:
         f" divide config.model.num_heads = {self.num_heads}: choose a divisor,"
         " or 0 for as many."
       )
+    if self.fused_attention and self.head_dim > 128:
+      raise UserError(
+        f"config.model.head_dim is {self.head_dim}; the kernels of"
+        " config.model.fused_attention have memory for 128: set it to False, or"
+        " take narrower heads."
+      )
     if self.backbone == "qwen3" and self.head_dim % 2:
       raise UserError(
         f"config.model.head_dim is {self.head_dim}; rotary embeddings turn"

@@ -131,16 +131,17 @@ def test_a_step_is_planned_for_gpus_that_are_not_here(devices):
   assert "of 79.647 GiB" in plan.describe(planned, machine)
 
 
-def test_a_kernel_of_gpus_that_are_not_here_keeps_no_scores():
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_kernel_of_gpus_that_are_not_here_keeps_no_scores(dtype):
   """Where JAX's CUDA plugin is: pip install 'jax[cuda13]'."""
   pytest.importorskip("jax_plugins.xla_cuda13")
   mesh = sharding.make_mesh(
-    absent_gpus.find_devices("h100", 4), MeshConfig(fsdp=2, tensor=2)
+    absent_gpus.find_devices("a100", 4), MeshConfig(fsdp=2, tensor=2)
   )
   B, C, H, K = 8, 1024, 8, 128
 
-  def spec(dtype, *shape):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.by_row(mesh))
+  def spec(kind, *shape):
+    return jax.ShapeDtypeStruct(shape, kind, sharding=sharding.by_row(mesh))
 
   def peak(attend) -> int:
     def loss(query, own, segment):
@@ -148,8 +149,8 @@ def test_a_kernel_of_gpus_that_are_not_here_keeps_no_scores():
         return attend(query, own, segment).astype(np.float32).sum()
 
     args = (
-      spec(jax.numpy.bfloat16, B, C, H, K),
-      KeyValues(*[spec(jax.numpy.bfloat16, B, C, H // 2, K)] * 2),
+      spec(dtype, B, C, H, K),
+      KeyValues(*[spec(dtype, B, C, H // 2, K)] * 2),
       spec(np.int32, B, C),
     )
     step = jax.jit(jax.grad(loss, (0, 1))).trace(*args)

@@ -124,6 +124,7 @@ def test_positions_start_anew_with_every_history():
     ({"cross_bias": True}, r"cross_bias is True, .*set it to False"),
     ({"num_kv_heads": 3}, r"num_kv_heads is 3, .*divide .*num_heads = 4"),
     ({"head_dim": 5}, r"head_dim is 5; .*even"),
+    ({"fused_attention": True, "head_dim": 256}, r"head_dim is 256; .*128"),
     ({"rope_theta": 0.0}, r"rope_theta is 0.0; expected"),
     (
       {"backbone": "t5", "rope_theta": 1e6},

@@ -17,7 +17,7 @@ import logging as python_logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import jax
@@ -96,7 +96,7 @@ class Checkpointer:
       state: pytree of arrays; it may be donated as soon as this returns.
       data: JSON of the data iterator.
       loop: JSON of the loop.
-      metric: greater is better; None where none was measured.
+      metric: greater is better; None where none is measured, or not yet.
 
     Raises:
       UserError: the disk is full; may concern the save before this one.
@@ -110,6 +110,26 @@ class Checkpointer:
       self._metrics[step] = metric
       args = ocp.args.Composite(**{_STATE: ocp.args.StandardSave(state)})
       self._manager.save(step, args=args, force=True)
+
+  def judge(self, step: int, metric: float, loop: Any) -> None:
+    """Adds to a checkpoint what its validation found; waits for its save.
+
+    Args:
+      step: its number.
+      metric: as in `save`.
+      loop: JSON of the loop, in place of that which was saved.
+
+    Raises:
+      UserError: the disk is full; may concern the save.
+    """
+    with self._explain():
+      self._manager.wait_until_finished()
+      if processes.is_first():
+        seal.amend_seal(self._folder / str(step), metric=metric, loop=loop)
+      self._metrics[step] = metric
+      steps = set(self._manager.all_steps())
+      for passed in sorted(steps - self._choose_kept(steps)):
+        self._manager.delete(passed)
 
   def restore(self, target: T) -> Restored[T] | None:
     """The newest whole checkpoint, or None where there is none at all.
@@ -162,13 +182,17 @@ class Checkpointer:
   ) -> Sequence[bool]:
     """Orbax's preservation policy: the last, every so many, the best."""
     del context
-    steps = sorted(c.step for c in checkpoints)
+    kept = self._choose_kept(c.step for c in checkpoints)
+    return [c.step in kept for c in checkpoints]
+
+  def _choose_kept(self, steps: Iterable[int]) -> set[int]:
+    steps = sorted(steps)
     kept = set(steps[-self._last :])
     kept.update(s for s in steps if self._every and s % self._every == 0)
     kept.update(
       seal.rank_by_metric({s: self._metrics.get(s) for s in steps})[:1]
     )
-    return [c.step in kept for c in checkpoints]
+    return kept
 
   def _seal(self) -> None:
     """Runs in Orbax's thread when all files of the step are written."""

@@ -7,6 +7,7 @@ stopped, after whatever step, ends with the same parameters, bit for bit on CPU.
 """
 
 import contextlib
+from typing import NoReturn
 
 import grain.python as grain
 import jax
@@ -94,6 +95,8 @@ class _Run:
     task, config = self._task, self._task.config
     train_step = task.make_step(task.make_optimizer())
     epochs = config.evaluate_every * task.source.batches_per_epoch
+    if self._progress.unjudged and self._judge(self._first - 1):
+      return
     for step in range(self._first, task.total_steps + 1):
       self._profile.before(step)
       batch = self._feed()
@@ -106,13 +109,24 @@ class _Run:
         continue
       data = self._iterator.get_state()
       self._recorder.save(step, self._state, validates, data)
-      if self._progress.finished:
-        self._summarise(step, "trained")
-        return
       if stops:
-        self._saver.wait()
-        self._summarise(step, "asked to stop")
-        raise Preempted
+        self._stop(step)
+      if validates and self._judge(step):
+        return
+
+  def _judge(self, step: int) -> bool:
+    """Validates; whether training is over."""
+    self._recorder.judge(step, self._state)
+    if self._progress.finished:
+      self._summarise(step, "trained")
+    elif self._notice.came:
+      self._stop(step)
+    return self._progress.finished
+
+  def _stop(self, step: int) -> NoReturn:
+    self._saver.wait()
+    self._summarise(step, "asked to stop")
+    raise Preempted
 
   def _feed(self) -> Batch:
     with self._meter.waiting():

@@ -86,10 +86,13 @@ class Meter:
     """The rates since the last call or restart.
 
     Tokens are history items; the input's share is of the time; compilations
-    are of programs, with their seconds, where there were any.
+    are of programs, with their seconds, where there were any. Rates are of
+    steps of this process, if any.
     """
     seconds = time.perf_counter() - self._since
-    rates = {"targets_per_second": self._targets / seconds}
+    rates = {}
+    if self._targets:
+      rates["targets_per_second"] = self._targets / seconds
     if self._tokens:
       rates["tokens_per_second"] = self._tokens / seconds
       rates["input_wait_share"] = self._waited / seconds

@@ -56,8 +56,8 @@ class PreferenceConfig:
     kl: weight of the divergence from the supervised model.
     sft: weight of the supervised loss of the same histories.
     reward: weights of the rewards, and the window of MSRA.
-    validate_every: steps between validations, each followed by a checkpoint;
-      rounded up to whole rounds.
+    validate_every: steps between validations, each of a checkpoint; rounded up
+      to whole rounds.
     patience: validations without a better NDCG@10 before alignment stops.
     log_every: steps between lines in metrics.jsonl.
     seed: of histories, paths and dropout.

@@ -180,7 +180,8 @@ def align(task: AlignTask) -> Progress:
   with Checkpointer(task.folder / "checkpoints") as saver:
     restored = saver.restore(task.shapes())
     if restored is None:
-      state, step, progress = task.start(), None, Progress()
+      # The start is a candidate, to be judged as any other.
+      state, step, progress = task.start(), 0, Progress(unjudged=True)
     else:
       state, step = restored.state, restored.step
       progress = Progress(**restored.loop)
@@ -199,27 +200,23 @@ class _Run:
     task: AlignTask,
     saver: Checkpointer,
     state: TrainState,
-    step: int | None,
+    step: int,
     progress: Progress,
     stack: contextlib.ExitStack,
   ):
     self._task, self._saver, self._state = task, saver, state
-    self._starts, self._step = step is None, step or 0
-    self._progress = progress
+    self._step, self._progress = step, progress
     self._notice = stack.enter_context(Notice())
-    # A start is validated, whether one before it was or not.
-    kept = -1 if self._starts else self._step
-    self._recorder = Recorder(
-      task.course, saver, progress, self._step, stack, kept=kept
-    )
+    self._recorder = Recorder(task.course, saver, progress, step, stack)
 
   def align(self) -> None:
     """Whole rounds until all is done; Preempted where it is asked to stop."""
     draw, update = self._task.make_draw(), self._task.make_update()
     config = self._task.config
-    if self._starts:
-      self._recorder.save(0, self._state, validates=True)
-      self._stop_if(self._notice.came)
+    if self._progress.unjudged:
+      # Of a start alone; a checkpoint is there already.
+      self._recorder.save(self._step, self._state, validates=True)
+      self._judge()
     stops = False
     while not self._progress.finished:
       batches = draw(self._state.params, self._step)
@@ -233,10 +230,16 @@ class _Run:
       validates |= self._step == config.steps
       if stops or validates:
         self._recorder.save(self._step, self._state, validates)
-        self._stop_if(stops or self._notice.came)
+        self._stop_if(stops)
+      if validates:
+        self._judge()
+
+  def _judge(self) -> None:
+    self._recorder.judge(self._step, self._state)
+    self._stop_if(self._notice.came and not self._progress.finished)
 
   def _stop_if(self, asked: bool) -> None:
     """After a save."""
-    if asked and not self._progress.finished:
+    if asked:
       self._saver.wait()
       raise Preempted

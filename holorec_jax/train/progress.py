@@ -18,6 +18,7 @@ class Progress:
     unwritten: sums of the steps since the last line of metrics.jsonl.
     rows_per_batch: of the batches that steps count; 0: an older release did
       not write it down.
+    unjudged: the validation of this checkpoint is yet to come.
   """
 
   best: float = -1.0
@@ -27,10 +28,10 @@ class Progress:
   finished: bool = False
   unwritten: dict[str, float] = dataclasses.field(default_factory=dict)
   rows_per_batch: int = 0
+  unjudged: bool = False
 
-  def count(self, step: int, metric: float, seconds: float) -> None:
+  def count(self, step: int, metric: float) -> None:
     """Takes a validation into account."""
-    self.seconds = seconds
     self.stale = 0 if metric > self.best else self.stale + 1
     if metric >= self.best:
       # Of equals the later one, as checkpoints are ranked.

@@ -53,7 +53,6 @@ class Recorder:
     step: of that checkpoint.
     stack: closes what is opened here.
     meter: of the machine.
-    kept: the last step whose metrics stay in the file; None: `step`.
   """
 
   def __init__(
@@ -64,12 +63,12 @@ class Recorder:
     step: int,
     stack: contextlib.ExitStack,
     meter: Meter | None = None,
-    kept: int | None = None,
   ):
     self._course, self._saver, self._progress = course, saver, progress
     writer = None
     if processes.is_first():
-      last = step if kept is None else kept
+      # The lines of a step that is not judged yet come behind its checkpoint.
+      last = step - progress.unjudged
       writer = stack.enter_context(MetricWriter(course.folder, last))
     bar = stack.enter_context(
       tqdm(
@@ -107,43 +106,50 @@ class Recorder:
     self._catch_up()
     self._pending = step, metrics
 
-  def _catch_up(self) -> None:
+  def _catch_up(self, writes: bool = True) -> None:
     if self._pending is not None:
-      self._reporter.add(*self._pending)
+      self._reporter.add(*self._pending, writes)
     self._pending = None
 
   def save(
     self, step: int, state: TrainState, validates: bool, data: Any = None
   ) -> None:
-    """A checkpoint after a step; with a validation before it if so asked.
-
-    Whether the run is finished is in the progress then.
+    """A checkpoint after a step.
 
     Args:
       step: which was the last.
       state: after it.
-      validates: whether to judge the average first.
+      validates: whether `judge` is to follow, now or after a restart.
       data: JSON of the data iterator.
     """
-    self._catch_up()
-    metric = self._validate(step, state) if validates else None
-    self._progress.seconds = self._total_seconds()
-    self._progress.unwritten = self._reporter.unwritten
-    loop = dataclasses.asdict(self._progress)
-    self._saver.save(step, state, data=data, loop=loop, metric=metric)
+    self._catch_up(writes=not validates)
+    self._progress.unjudged = validates
+    self._saver.save(step, state, data=data, loop=self._describe_loop())
 
-  def _total_seconds(self) -> float:
-    return self._before + time.perf_counter() - self._clock
+  def judge(self, step: int, state: TrainState) -> None:
+    """Validates the average of a state that was saved to be judged.
 
-  def _validate(self, step: int, state: TrainState) -> float:
+    What was found is added to the checkpoint, and whether the run is finished
+    to the progress. The checkpoint is written in the meantime, and a run that
+    is killed in here has lost no step.
+    """
     self._reporter.flush(step)
     found = self._course.validate(state.average)
     measured = processes.from_first(lambda: found)
     self._reporter.validated(step, measured)
     progress = self._progress
-    progress.count(step, measured[METRIC], self._total_seconds())
+    progress.count(step, measured[METRIC])
     progress.finished = (
       step == self._course.total_steps
       or progress.stale >= self._course.patience
     )
-    return measured[METRIC]
+    progress.unjudged = False
+    self._saver.judge(step, measured[METRIC], self._describe_loop())
+
+  def _describe_loop(self) -> dict[str, Any]:
+    self._progress.seconds = self._total_seconds()
+    self._progress.unwritten = self._reporter.unwritten
+    return dataclasses.asdict(self._progress)
+
+  def _total_seconds(self) -> float:
+    return self._before + time.perf_counter() - self._clock

@@ -74,8 +74,15 @@ class Reporter:
     """Goes on with the sums of a checkpoint."""
     self._sums = dict(unwritten)
 
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+  def add(
+    self, step: int, metrics: dict[str, jax.Array], writes: bool = True
+  ) -> None:
     """Takes one step's metrics; waits for the step to be done.
+
+    Args:
+      step: its number.
+      metrics: of the step.
+      writes: a line, if one is due.
 
     Raises:
       NotFinite: the loss is not finite, or a norm (a gradient spoils the
@@ -90,7 +97,7 @@ class Reporter:
     self.targets += values["targets"]
     for key, value in {**values, _STEPS: 1.0}.items():
       self._sums[key] = self._sums.get(key, 0.0) + value
-    if step % self._log_every == 0:
+    if writes and step % self._log_every == 0:
       self.flush(step)
 
   def validated(self, step: int, metrics: dict[str, float]) -> None:
@@ -109,10 +116,10 @@ class Reporter:
       for k, v in self._sums.items()
     }
     speed = self._meter.read()
-    self._bar.set_postfix_str(
-      f"loss {means['train/loss']:.3f},"
-      f" {speed['speed/targets_per_second']:.0f} targets/s"
-    )
+    shown = f"loss {means['train/loss']:.3f}"
+    if rate := speed.get("speed/targets_per_second"):
+      shown += f", {rate:.0f} targets/s"
+    self._bar.set_postfix_str(shown)
     self._write(step, means | speed)
     self._sums.clear()
 

@@ -6,6 +6,7 @@ would come back as another weight.
 """
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -30,6 +31,11 @@ STATE = "state"
 def write_seal(path: pathlib.Path, host: Mapping[str, Any]) -> None:
   """Seals a step's folder, whose files are all written, with host's JSON."""
   write_json(path / SEAL, {**host, "files": hash_files(path / STATE)})
+
+
+def amend_seal(path: pathlib.Path, **host: Any) -> None:
+  """Replaces parts of the host's JSON in the seal of a step's folder."""
+  write_json(path / SEAL, {**_read_seal(path), **host})
 
 
 def identify(folder: pathlib.Path, step: int) -> dict[str, Any]:
@@ -102,13 +108,26 @@ def find_fault(path: pathlib.Path) -> str | None:
     files = _read_seal(path)["files"]
   except (UserError, OSError):
     return f"{SEAL} cannot be read"
-  actual = hash_files(path / STATE)
+  actual = _hash_once(path / STATE, _describe_files(path / STATE))
   for name in sorted(files.keys() | actual.keys()):
     if name not in actual:
       return f"{STATE}/{name} is missing"
     if files.get(name) != actual[name]:
       return f"{STATE}/{name} has changed"
   return None
+
+
+def _describe_files(folder: pathlib.Path) -> tuple:
+  """Names, sizes and times of change: others after any change."""
+  found = [(path, path.stat()) for path in sorted(folder.rglob("*"))]
+  return tuple((path, s.st_size, s.st_mtime_ns) for path, s in found)
+
+
+@functools.lru_cache(maxsize=8)
+def _hash_once(folder: pathlib.Path, files: tuple) -> dict[str, str]:
+  """`hash_files` of a folder whose files are those."""
+  del files
+  return hash_files(folder)
 
 
 def _read_seal(path: pathlib.Path) -> dict[str, Any]:

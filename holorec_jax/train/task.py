@@ -40,7 +40,7 @@ class TrainConfig:
 
   Attributes:
     epochs: passes over all training targets.
-    evaluate_every: epochs between validations, each followed by a checkpoint.
+    evaluate_every: epochs between validations, each of a checkpoint.
     patience: validations without a better NDCG@10 before training stops.
     valid_users: size of the fixed sample of users that is validated on.
     log_every: steps between lines in metrics.jsonl.

@@ -16,6 +16,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from holorec_jax.errors import UserError
+from holorec_jax.train import seal
 from holorec_jax.train.checkpoint import Checkpointer, restore_params
 from holorec_jax.train.seal import read_metrics
 
@@ -108,6 +109,40 @@ def test_keeps_the_last_and_the_best(tmp_path):
       checkpointer.save(step, state, metric=9.0)  # is there: no second one
   assert steps(tmp_path) == [3, 5, 6]
   assert read_metrics(tmp_path) == {3: 0.7, 5: 0.2, 6: None}
+
+
+def test_a_metric_that_comes_later(tmp_path):
+  """Nothing better is given up before it, nor anything kept that is passed."""
+  state = make_state(0)
+  with Checkpointer(tmp_path, last=1) as checkpointer:
+    for step, metric, kept in (
+      (1, 0.5, [1]),
+      (2, 0.4, [1, 2]),
+      (3, 0.6, [3]),
+      (4, float("nan"), [3, 4]),
+    ):
+      checkpointer.save(step, state, data=step, loop="before")
+      checkpointer.wait()
+      assert read_metrics(tmp_path)[step] is None
+      checkpointer.judge(step, metric, "behind")
+      assert steps(tmp_path) == kept
+    restored = checkpointer.restore(state)
+  assert restored is not None
+  assert (restored.step, restored.data, restored.loop) == (4, 4, "behind")
+  assert read_metrics(tmp_path)[3] == 0.6
+
+
+def test_what_is_whole_is_read_once(saved, tmp_path, monkeypatch):
+  """A restart looks twice, and a large state takes its time."""
+  folder, hashed = copy(saved, tmp_path), []
+  hash_files = seal.hash_files
+  monkeypatch.setattr(
+    seal, "hash_files", lambda path: hashed.append(path) or hash_files(path)
+  )
+  assert [seal.find_fault(folder / "2") for _ in range(2)] == [None, None]
+  assert len(hashed) == 1
+  damage(folder / "2" / "state" / "manifest.ocdbt", "flip")
+  assert seal.find_fault(folder / "2") == "state/manifest.ocdbt has changed"
 
 
 def test_keeps_every_so_many(tmp_path):

@@ -53,24 +53,33 @@ def read_state(folder: pathlib.Path):
     return checkpointer.restore(target)
 
 
-def killed(folder: str) -> None:
-  """Runs in a process of its own: kill -9 in the second validation."""
-  first = pathlib.Path(folder) / "checkpoints" / "4"
+def killed(folder: str, judges: str) -> None:
+  """Runs in a process of its own: kill -9 in the second validation.
+
+  Its checkpoint is there; if it judges, the metrics are written, too.
+  """
+  saved = pathlib.Path(folder) / "checkpoints" / "8"
   calls = []
+
+  def kill(*args, **kwargs):
+    deadline = time.time() + 60
+    while time.time() < deadline:
+      if saved.is_dir():
+        os.kill(os.getpid(), signal.SIGKILL)
+      time.sleep(0.01)
 
   def validate(params):
     calls.append(1)
-    deadline = time.time() + 60
-    while len(calls) == 2 and time.time() < deadline:
-      if first.is_dir():
-        os.kill(os.getpid(), signal.SIGKILL)
-      time.sleep(0.01)
+    if len(calls) == 2:
+      if not judges:
+        kill()
+      Checkpointer.judge = kill  # type: ignore[method-assign]
     return measure(params)
 
   train(folder, validate)
 
 
-KILLED = "import sys, test_loop; test_loop.killed(sys.argv[1])"
+KILLED = "import sys, test_loop; test_loop.killed(*sys.argv[1:])"
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +99,22 @@ def without_clock(folder: pathlib.Path) -> list[dict]:
   ]
 
 
-def test_resumed_after_kill_9_is_straight_bit_for_bit(straight, tmp_path):
+@pytest.mark.parametrize("judges", ["", "judges"])
+def test_resumed_after_kill_9_is_straight_bit_for_bit(
+  straight, tmp_path, judges
+):
   here = pathlib.Path(__file__).parent
   path = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
   dead = subprocess.run(
-    [sys.executable, "-c", KILLED, str(tmp_path)],
+    [sys.executable, "-c", KILLED, str(tmp_path), judges],
     env=os.environ | {"PYTHONPATH": path},
     capture_output=True,
   )
   assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
-  assert read_state(tmp_path).step == 4
+  assert read_state(tmp_path).step == 8
   seen = []
   progress = train(tmp_path, lambda p: seen.append(1) or measure(p))
-  assert len(seen) == 4, "went on from the first checkpoint"
+  assert len(seen) == 4, "went on with the second validation"
   assert_same_run(tmp_path, straight)
   assert progress.best == read_state(straight).loop["best"]
 
@@ -155,6 +167,33 @@ def test_a_signal_saves_in_mid_epoch_and_the_rest_is_straight(
   assert_same_run(tmp_path, straight)
 
 
+def test_a_signal_at_a_validation_stops_before_it(straight, tmp_path):
+  """In time for a scheduler; the last step is no exception."""
+  seen = []
+  validate = lambda params: seen.append(1) or measure(params)  # noqa: E731
+  for steps, stop, validations in ((8, 8, 1), (12, 20, 3)):
+    with pytest.raises(Preempted), Stopping(signal.SIGTERM, after=steps):
+      train(tmp_path, validate)
+    assert (read_state(tmp_path).step, len(seen)) == (stop, validations)
+    seen.clear()
+  assert train(tmp_path, validate).finished
+  assert len(seen) == 1
+  assert_same_run(tmp_path, straight)
+
+
+def test_a_signal_during_a_validation_stops_behind_it(straight, tmp_path):
+  def ask(params):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return measure(params)
+
+  with pytest.raises(Preempted):
+    train(tmp_path, ask)
+  newest = read_state(tmp_path)
+  assert (newest.step, newest.loop["unjudged"]) == (4, False)
+  assert train(tmp_path).finished
+  assert_same_run(tmp_path, straight)
+
+
 def test_a_second_interrupt_ends_at_once(tmp_path):
   with pytest.raises(KeyboardInterrupt), Stopping(signal.SIGINT, 6, times=2):
     train(tmp_path)
@@ -186,7 +225,7 @@ def test_checkpoints_between_validations(straight, tmp_path):
     train(tmp_path, interrupted, **changes)
   kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
   best = read_state(tmp_path).loop["best_step"]
-  assert kept == {6, 12, 18} | {16, 18} | {best}
+  assert kept == {6, 12, 18} | {18, 20} | {best}
   assert train(tmp_path, **changes).finished
   assert_same_run(tmp_path, straight)
 
@@ -242,7 +281,7 @@ def test_an_equal_metric_is_stale_but_the_later_step_is_the_best():
   """As checkpoints are ranked: both have to name the same step."""
   progress = loop.Progress()
   for step, metric in ((1, 0.0), (2, 0.3), (3, 0.3), (4, float("nan"))):
-    progress.count(step, metric, seconds=1.0)
+    progress.count(step, metric)
   assert (progress.best_step, progress.stale) == (3, 2)
   assert rank_by_metric({1: 0.0, 2: 0.3, 3: 0.3, 4: float("nan")})[0] == 3
 

@@ -4,8 +4,8 @@ What is trained does not matter here, and is over in no time. As a process:
 
   python tests/tiny_training.py --workdir=DIR [--pause=SECONDS] [--epochs=5 ..]
 
-with the fields of TrainConfig as options. The environment says of which cluster
-it is a part (holorec_jax/processes.py).
+with the fields of TrainConfig and the axes of the mesh as options. The
+environment says of which cluster it is a part (holorec_jax/processes.py).
 """
 
 import argparse
@@ -83,7 +83,7 @@ def train(
   """
   mesh = mesh or sharding.make_mesh(jax.devices()[:2])
   share = processes.row_share(sharding.by_row(mesh))
-  source: Any = make_batches(mesh.size, share)
+  source: Any = make_batches(sharding.row_shards(mesh), share)
   return loop.train(
     loop.Task(
       OBJECTIVE,
@@ -120,15 +120,18 @@ def main() -> None:
   parser.add_argument("--workdir", type=pathlib.Path, required=True)
   parser.add_argument("--pause", type=float, default=0.0)
   parser.add_argument("--stopped_early", action="store_true")
-  for field in dataclasses.fields(loop.TrainConfig):
+  axes = dataclasses.fields(sharding.MeshConfig)
+  for field in (*dataclasses.fields(loop.TrainConfig), *axes):
     kind = type(field.default)
     parser.add_argument(f"--{field.name}", type=kind, default=argparse.SUPPRESS)
   options = vars(parser.parse_args())
+  shape = {a.name: options.pop(a.name) for a in axes if a.name in options}
   flags.FLAGS.mark_as_parsed()  # Grain reads some.
   processes.join(processes.find_cluster(os.environ))
   if options.pop("stopped_early") and not processes.is_first():
     os.kill(os.getpid(), signal.SIGTERM)
-  train(options.pop("workdir"), mesh=sharding.make_mesh(), **options)
+  mesh = sharding.make_mesh(shape=sharding.MeshConfig(**shape))
+  train(options.pop("workdir"), mesh=mesh, **options)
 
 
 if __name__ == "__main__":

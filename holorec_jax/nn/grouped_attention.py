@@ -4,7 +4,15 @@ Source: Ainslie et al., "GQA", arXiv 2305.13245; with Qwen3's RMS norm of every
 query and key head ahead of the rotary embedding. Logits are scaled by K^-1/2.
 Head h reads keys and values of head h // G, G = H / (heads of keys): they are
 never repeated in memory.
+
+Of long rows the scores are made for some queries at a time, and again in the
+backward pass (Rabe and Staats, arXiv 2112.05682): memory grows as the row then,
+on every platform, and not as its square.
 """
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +22,43 @@ from holorec_jax import sharding
 from holorec_jax.nn.attention import Cache, KeyValues
 from holorec_jax.nn.layers import RMSNorm, dense
 from holorec_jax.nn.rotary import Rotation, rotate
+
+T = TypeVar("T")
+# Scores that a device makes at once: half a GiB in float32.
+_MOST_SCORES = 2**27
+
+
+def _attend_in_chunks(
+  attend: Callable[[T], jax.Array], queries: T, scores: int
+) -> jax.Array:
+  """attend(queries) -> (B, N, H, K), of some queries at a time if need be.
+
+  Args:
+    attend: whose result for a query depends on no other.
+    queries: whatever it has for each of them, trees of (B, N, ..).
+    scores: B * H * N * C, of all of them on all devices.
+  """
+  N = jax.tree.leaves(queries)[0].shape[1]
+  mesh = jax.sharding.get_abstract_mesh()
+  shared = set(mesh.axis_names) - set(mesh.manual_axes)
+  scores //= math.prod(mesh.shape[axis] for axis in shared)
+  # Devices that share a row's tokens have as many of every chunk.
+  chunks, whole = 1, sharding.token_shards()
+  while scores > chunks * _MOST_SCORES and N % (2 * chunks * whole) == 0:
+    chunks *= 2
+  if chunks == 1:
+    return attend(queries)
+
+  # Of queries that lie far apart: every device has some of each.
+  def split(x: jax.Array) -> jax.Array:
+    x = x.reshape(x.shape[0], N // chunks, chunks, *x.shape[2:])
+    return jnp.moveaxis(x, 2, 0)
+
+  # A loop's body is in no danger of being merged with what it repeats.
+  attend = jax.checkpoint(attend, prevent_cse=False)
+  mixed = jax.lax.map(attend, jax.tree.map(split, queries))
+  mixed = jnp.moveaxis(mixed, 0, 2)
+  return mixed.reshape(mixed.shape[0], N, *mixed.shape[3:])
 
 
 def attend_history(
@@ -29,12 +74,21 @@ def attend_history(
     own_BCHK: keys and values (B, C, heads of keys, K).
     segment_BC: which tokens belong together.
   """
-  mask_BCC = segment_BC[:, :, None] == segment_BC[:, None, :]
-  mask_BCC &= jnp.tri(segment_BC.shape[1], dtype=bool)
   key_BCHK, value_BCHK = sharding.whole_tokens(own_BCHK, axis=1)
-  return jax.nn.dot_product_attention(
-    query_BCHK, key_BCHK, value_BCHK, mask=mask_BCC[:, None]
-  )
+  slot_C = jnp.arange(segment_BC.shape[1])
+
+  def attend(queries):
+    query_BNHK, segment_BN, slot_BN = queries
+    mask_BNC = segment_BN[:, :, None] == segment_BC[:, None, :]
+    mask_BNC &= slot_BN[:, :, None] >= slot_C
+    return jax.nn.dot_product_attention(
+      query_BNHK, key_BCHK, value_BCHK, mask=mask_BNC[:, None]
+    )
+
+  slot_BC = jnp.broadcast_to(slot_C, segment_BC.shape)
+  queries = (query_BCHK, segment_BC, slot_BC)
+  scores = segment_BC.size * query_BCHK.shape[2] * len(slot_C)
+  return _attend_in_chunks(attend, queries, scores)
 
 
 def attend_branches(
@@ -57,6 +111,29 @@ def attend_branches(
     (B, N, H, K).
   """
   context = sharding.whole_tokens(context, axis=2)
+  B, N, H, _ = query_BNHK.shape
+  # What all branches share is no part of a chunk.
+  bias_BNHC = jnp.moveaxis(bias_BHNC, 2, 1)
+  leaves, structure = jax.tree.flatten((query_BNHK, bias_BNHC, cache))
+  own = {i: leaf for i, leaf in enumerate(leaves) if leaf.shape[1] == N}
+
+  def attend(own):
+    merged = [own.get(i, leaf) for i, leaf in enumerate(leaves)]
+    query_BNHK, bias_BNHC, cache = jax.tree.unflatten(structure, merged)
+    bias_BHNC = jnp.moveaxis(bias_BNHC, 1, 2)
+    return _attend_both(query_BNHK, context, bias_BHNC, cache, bias_S)
+
+  return _attend_in_chunks(attend, own, B * H * N * context.key.shape[2])
+
+
+def _attend_both(
+  query_BNHK: jax.Array,
+  context: KeyValues,
+  bias_BHNC: jax.Array,
+  cache: Cache,
+  bias_S: jax.Array,
+) -> jax.Array:
+  """`attend_branches`, of all of them at once."""
   B, N, H, K = query_BNHK.shape
   kv_heads = context.key.shape[1]
   query_BNHGK = query_BNHK.reshape(B, N, kv_heads, H // kv_heads, K)

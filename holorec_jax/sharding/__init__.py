@@ -33,6 +33,7 @@ from holorec_jax.sharding.rules import (
 )
 from holorec_jax.sharding.tokens import (
   split_tokens,
+  token_shards,
   tokens_are_split,
   whole_tokens,
 )
@@ -56,6 +57,7 @@ __all__ = [
   "shardings_like",
   "split_rows",
   "split_tokens",
+  "token_shards",
   "tokens_are_split",
   "whole_tokens",
 ]

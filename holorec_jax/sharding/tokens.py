@@ -15,10 +15,11 @@ _ANY = PartitionSpec.UNCONSTRAINED
 
 def tokens_are_split() -> bool:
   """Whether devices share the tokens of a row."""
-  return _parts() > 1
+  return token_shards() > 1
 
 
-def _parts() -> int:
+def token_shards() -> int:
+  """How many devices share the tokens of a row."""
   # A mesh of others, such as pmap's, has no such axis.
   return jax.sharding.get_abstract_mesh().shape.get("sequence", 1)
 
@@ -41,7 +42,7 @@ def _constrain(x: Any, axis: int, place: str | None) -> Any:
     return x
 
   def constrain(x: jax.Array) -> jax.Array:
-    if place and x.shape[axis] % _parts():
+    if place and x.shape[axis] % token_shards():
       return x
     spec: list = [_ANY] * x.ndim
     spec[axis] = place

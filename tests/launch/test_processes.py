@@ -78,15 +78,34 @@ def newest(folder: pathlib.Path) -> int:
   return max(int(name) for name in steps if name.isdigit())
 
 
-def test_any_number_of_processes_makes_the_same_run(tmp_path):
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> pathlib.Path:
+  """What one device makes of the run."""
+  folder = tmp_path_factory.mktemp("straight")
+  one_device = sharding.make_mesh(jax.devices()[:1])
+  assert train(folder, mesh=one_device, **CONFIG).finished
+  return folder
+
+
+def check_losses(folder: pathlib.Path, straight: pathlib.Path) -> None:
+  """A finished run lost as much at every step, each of them once."""
+  assert newest(folder) == STEPS
+  lines, wanted = (
+    [line for line in read_metrics(run) if "train/loss" in line]
+    for run in (folder, straight)
+  )
+  assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+  for line, other in zip(lines, wanted, strict=True):
+    assert abs(line["train/loss"] - other["train/loss"]) < 1e-5
+
+
+def test_any_number_of_processes_makes_the_same_run(straight, tmp_path):
   """2 processes x 4 devices, 1 x 4, 2 x 4 twice: as one device, and as 8.
 
   All but the last are stopped, the third before its first step.
   """
-  one, alone, changing = (tmp_path / n for n in ("one", "alone", "changing"))
+  alone, changing = tmp_path / "alone", tmp_path / "changing"
   assert len(jax.devices()) == 8
-  one_device = sharding.make_mesh(jax.devices()[:1])
-  assert train(one, mesh=one_device, **CONFIG).finished
   assert train(alone, mesh=sharding.make_mesh(), **CONFIG).finished
 
   pair = start(changing, 2, 4, "--pause=0.15")
@@ -108,16 +127,20 @@ def test_any_number_of_processes_makes_the_same_run(tmp_path):
   assert second < newest(changing) < STEPS
 
   assert ends(start(changing, 2, 4)) == [0, 0]
-  assert newest(changing) == STEPS
-  lines = [
-    [line for line in read_metrics(folder) if "train/loss" in line]
-    for folder in (alone, one, changing)
-  ]
-  for eight, *others in zip(*lines, strict=True):
-    for other in others:
-      assert other["step"] == eight["step"]
-      assert abs(other["train/loss"] - eight["train/loss"]) < 1e-5
-  assert [line["step"] for line in lines[0]] == list(range(1, STEPS + 1))
+  check_losses(alone, straight)
+  check_losses(changing, straight)
+
+
+def test_processes_that_share_parameters_make_the_same_run(straight, tmp_path):
+  """Stored over both, multiplied in shares; one goes on in another layout."""
+  folder = tmp_path / "shared"
+  pair = start(folder, 2, 4, "--fsdp=4", "--tensor=2", "--pause=0.15")
+  wait_for_step(5, folder, pair)
+  pair[0].send_signal(signal.SIGTERM)
+  assert ends(pair) == [75, 75]
+  assert 5 <= newest(folder) < STEPS
+  assert ends(start(folder, 1, 4, "--fsdp=2")) == [0]
+  check_losses(folder, straight)
 
 
 @pytest.mark.parametrize("rows", ["packed", "one_target"])

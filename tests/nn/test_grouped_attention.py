@@ -1,9 +1,13 @@
 """Grouped queries equal the plain form with repeated keys; rotary by hand."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from holorec_jax.nn import grouped_attention
 from holorec_jax.nn.attention import KeyValues, mask_to_bias
 from holorec_jax.nn.grouped_attention import attend_branches, attend_history
 from holorec_jax.nn.rotary import rotate, rotation
@@ -66,6 +70,63 @@ def test_branches_share_a_context_and_one_softmax():
       query[b, n][None], np.stack(keys), np.stack(values), seen[None]
     )
     np.testing.assert_allclose(mixed[b, n], wanted[0], atol=1e-5)
+
+
+def make_histories():
+  """Two rows of 12 tokens, 4 query heads on 2, in segments."""
+  B, C, H, K = 2, 12, 4, 6
+  own = KeyValues(normal(1, B, C, 2, K), normal(2, B, C, 2, K))
+  segment = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * 12])
+  return attend_history, (normal(0, B, C, H, K), own), (segment,)
+
+
+def make_branches():
+  """Their branches with two slots, of which all share the first."""
+  B, N, K = 2, 12, 6
+  query, own = make_histories()[1]
+  slots = tuple(
+    KeyValues(normal(3 + n, B, n, 2, K), normal(5 + n, B, n, 2, K))
+    for n in (1, N)
+  )
+  bias = mask_to_bias(np.tril(np.ones((B, 1, N, N), bool)))
+  context = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), own)
+
+  def attend(query, context, slots, bias, bias_S):
+    return attend_branches(query, context, bias, slots, bias_S)
+
+  return attend, (query, context, slots), (bias, jnp.zeros(2))
+
+
+@pytest.mark.parametrize("make", [make_histories, make_branches])
+@pytest.mark.parametrize(("most", "chunks"), [(576, 2), (288, 4)])
+def test_chunks_are_the_whole(monkeypatch, make, most, chunks):
+  """Values and gradients; scores of no more queries are ever made."""
+  attend, floats, rest = make()
+
+  def value(floats):
+    mixed = attend(*floats, *rest)
+    return jnp.sum(mixed * jnp.cos(jnp.arange(mixed.size).reshape(mixed.shape)))
+
+  def largest(program):
+    shapes = re.findall(r"f32\[([\d,]+)\]", program)
+    return max(np.prod([int(n) for n in s.split(",")]) for s in shapes)
+
+  program = str(jax.make_jaxpr(value)(floats))
+  assert largest(program) == 2 * 4 * 12 * 12
+  whole = jax.jit(jax.value_and_grad(value))(floats)
+  monkeypatch.setattr(grouped_attention, "_MOST_SCORES", most)
+
+  def anew(floats):  # what was traced is not traced again
+    return value(floats)
+
+  program = str(jax.make_jaxpr(anew)(floats))
+  assert f"length={chunks}" in program
+  assert largest(program) <= 2 * 4 * 12 * 12 // 2
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    jax.jit(jax.value_and_grad(anew))(floats),
+    whole,
+  )
 
 
 def test_keys_are_never_repeated():

@@ -71,7 +71,7 @@ class GeneratorConfig:
     num_kv_heads: heads of keys and values in qwen3; 0: num_heads.
     rope_theta: base of qwen3's rotary frequencies.
     fused_attention: in training qwen3 reads histories with a kernel of the GPU
-      or TPU that keeps no scores in memory (`nn/fused_attention.py`). Branches
+      or TPU that writes no scores to memory (`nn/fused_attention.py`). Branches
       have none, nor has search.
   """
 

@@ -13,7 +13,7 @@ import pathlib
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
 import numpy as np
@@ -147,12 +147,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """Lines such as "train.steps: 100 -> 200", in order of the names."""
+def diff(
+  old: Mapping[str, Any],
+  new: Mapping[str, Any],
+  free: Collection[str] = (),
+) -> list[str]:
+  """Lines such as "train.steps: 100 -> 200" by name, without `free` leaves."""
   a, b = flatten(old), flatten(new)
   return [
     f"{name}: {_show(a.get(name, _ABSENT))} -> {_show(b.get(name, _ABSENT))}"
-    for name in sorted(a.keys() | b.keys())
+    for name in sorted((a.keys() | b.keys()).difference(free))
     if a.get(name, _ABSENT) != b.get(name, _ABSENT)
   ]
 
@@ -188,6 +192,7 @@ def check_same_config(
   workdir: str | os.PathLike[str],
   config: Mapping[str, Any],
   defaults: Mapping[str, Any] | None = None,
+  free: Collection[str] = (),
 ) -> None:
   """Holds a workdir to one resolved config: writes config.json, or compares.
 
@@ -195,6 +200,7 @@ def check_same_config(
     workdir: with config.json, or where it is written.
     config: resolved.
     defaults: of leaves that an older config.json does not have.
+    free: leaves that may differ, "train.log_every".
 
   Raises:
     UserError: the workdir was made by another config; names the fields.
@@ -204,7 +210,7 @@ def check_same_config(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, config)
     return
-  lines = diff(with_defaults(read_json(path), defaults or {}), config)
+  lines = diff(with_defaults(read_json(path), defaults or {}), config, free)
   if lines:
     raise UserError(
       f"{workdir} was made by another config:\n  "

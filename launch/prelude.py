@@ -44,7 +44,9 @@ def keep_freed() -> None:
   madvise(begin, max(sbrk(0) - begin, 0), MADV_HUGEPAGE)
 
 
-# A quiet start.
+# A quiet start, and in a log file no bar more often than it is read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not sys.stderr.isatty():
+  os.environ.setdefault("TQDM_MININTERVAL", "10")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 keep_freed()

@@ -132,6 +132,9 @@ def test_workdir_holds_to_its_config(tmp_path):
   with pytest.raises(UserError, match="steps: 100 -> 7") as error:
     config_fields.check_same_config(workdir, config | {"steps": 7})
   assert "another --workdir" in str(error.value)
+  config_fields.check_same_config(
+    workdir, config | {"steps": 7}, free={"steps"}
+  )
   assert json.loads((workdir / "config.json").read_text()) == config
 
 

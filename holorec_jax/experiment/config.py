@@ -51,6 +51,21 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
   "checkpoints": ("systems", "catalog", "input", "optim", "train"),
 }
 
+# Leaves that say how training is done, and not what it makes: a run may go on
+# with others, such as on more devices or fewer.
+FREE = frozenset(
+  {
+    "model.fused_attention",
+    "model.remat",
+    "optim.accumulate",
+    "train.checkpoint_every",
+    "train.checkpoints",
+    "train.keep_every",
+    "train.log_every",
+    "train.peak_tflops",
+  }
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -194,7 +209,8 @@ def load_config(config: ConfigDict, workdir: pathlib.Path) -> Config:
   """Validates the config and holds the workdir to it.
 
   Only what an artefact was made from is held: a section may change until the
-  stage that reads it has finished, `search` always (its results are replaced).
+  stage that reads it has finished, `search` always (its results are replaced),
+  and so may leaves of FREE.
 
   Raises:
     UserError: a field that does not exist or is ill-typed, a workdir whose
@@ -276,7 +292,7 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> dict:
   stored = config_fields.with_defaults(stored, defaults())
   held = _held_sections(workdir, stored) if stored else []
   lines = config_fields.diff(
-    _held(stored, held), _held(config.resolved(), held)
+    _held(stored, held), _held(config.resolved(), held), FREE
   )
   if lines:
     raise UserError(

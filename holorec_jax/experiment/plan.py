@@ -127,7 +127,8 @@ def make_plan(config: Config, machine: Machine, items: int) -> Plan:
   optimizer = make_optimizer(config.optim, total_steps=1000)
   state = _placed_state(system.objective, optimizer, mesh)
   codes = _placed(jax.eval_shape(system.codes), sharding.replicated(mesh))
-  rows, slots = batch_shape(config.input, sharding.row_shards(mesh))
+  shards = sharding.row_shards(mesh) * config.optim.accumulate
+  rows, slots = batch_shape(config.input, shards)
   batch = _placed(_batch(config, rows, slots), sharding.by_row(mesh))
   step = make_train_step(
     system.objective,

@@ -23,6 +23,7 @@ from holorec_jax.errors import UserError
 from holorec_jax.evaluate import targets
 from holorec_jax.experiment import preparation
 from holorec_jax.experiment.config import (
+  FREE,
   MADE_FROM,
   SYSTEMS,
   Config,
@@ -80,7 +81,8 @@ def train(
       functools.partial(_claim, folder / "checkpoints", made_from)
     )
     if progress is not None and progress["finished"]:
-      logging.info("%s is trained", name)
+      no_trace = ", so --profile has no step to trace" if profile else ""
+      logging.info("%s is trained%s", name, no_trace)
       continue
     meaning = find_meaning(config, workdir, data, built, name)
     system = make_system(config, built, name, meaning)
@@ -90,7 +92,7 @@ def train(
 def _claim(folder: pathlib.Path, made_from: dict) -> Mapping[str, Any] | None:
   """Holds checkpoints to what they are made from; the loop's newest state."""
   if seal.read_metrics(folder):
-    config_fields.check_same_config(folder, made_from, defaults())
+    config_fields.check_same_config(folder, made_from, defaults(), FREE)
   else:
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(folder / "config.json", made_from)
@@ -140,7 +142,7 @@ def best_checkpoints(
         "%s is not trained to its end: launch/train.py goes on with it", name
       )
     config_fields.check_same_config(
-      folder, _made_from(config, data, sids_content, name), defaults()
+      folder, _made_from(config, data, sids_content, name), defaults(), FREE
     )
     found[name] = seal.identify(folder, step)
   return found

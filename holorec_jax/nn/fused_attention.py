@@ -3,10 +3,11 @@
 The plain form (`grouped_attention.attend_history`) writes scores, those of long
 rows some at a time, and reads them again; a kernel has a block of them on its
 processor (Dao et al., FlashAttention, arXiv 2205.14135): JAX's own in Triton on
-NVIDIA GPUs, splash attention on TPUs. The platform that a program is lowered for tells which; others take the plain form.
-XLA cannot split a kernel: on a mesh each device calls it for its own rows and
-heads. Neither has run on its hardware yet. JAX 0.12 still has the GPU's, but
-points to tokamax for the time after it, which today needs a GPU to be traced.
+NVIDIA GPUs, splash attention on TPUs. The platform that a program is lowered
+for tells which; others take the plain form. XLA cannot split a kernel: on a
+mesh each device calls it for its own rows and heads. Neither has run on its
+hardware yet. JAX 0.12 still has the GPU's, but points to tokamax for the time
+after it, which today needs a GPU to be traced.
 """
 
 import functools

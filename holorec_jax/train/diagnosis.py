@@ -6,12 +6,16 @@ are the same ones, and the step in question can be looked at from the inside.
 """
 
 import math
+import pathlib
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.experimental import checkify
 from jax.sharding import Mesh
 
 from holorec_jax import sharding
@@ -20,6 +24,8 @@ from holorec_jax.types import Batch, TrainState
 
 # make_step(optimizer) -> the train step with that optimiser.
 MakeStep = Callable[[optax.GradientTransformation], Any]
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 def find_first(
@@ -33,7 +39,9 @@ def find_first(
   """The first tensor of a step that is not finite, as words; None if all are.
 
   Looked at in this order: parameters and optimiser as they were before the
-  step, batch, terms of the loss, gradients, parameters after the step.
+  step, batch, terms of the loss, gradients, parameters after the step. Of terms
+  and gradients the line is named, too, that made the first NaN; of finite
+  gradients and parameters the one whose squares are not.
 
   Args:
     state: before the step; its memory is taken over.
@@ -50,11 +58,16 @@ def find_first(
 
   def first_of(kind: str, tree: Any) -> str | None:
     counts = jax.tree_util.tree_leaves_with_path(count(tree))
-    for (path, bad), leaf in zip(counts, jax.tree.leaves(tree)):
-      if bad:
-        name = sharding.path_name(path)
-        return f"{kind} {name} ({int(bad):,} of {leaf.size:,} values)"
-    return None
+    found = [
+      (sharding.path_name(path), int(bad), leaf.size)
+      for (path, bad), leaf in zip(counts, jax.tree.leaves(tree))
+      if bad
+    ]
+    if not found:
+      return None
+    (name, bad, size), *others = found
+    more = f"; {len(others)} other tensors are bad, too" if others else ""
+    return f"{kind} {name} ({bad:,} of {size:,} values{more})"
 
   found = (
     first_of("parameter", state.params)
@@ -66,16 +79,62 @@ def find_first(
   # An optimiser that adds the gradient as it is: the parameters, which are
   # finite, show it afterwards, whatever the step does to come by it.
   bare = optax.identity()
-  params, average = jax.tree.map(jnp.copy, (state.params, state.average))
-  probe = TrainState(state.step + 0, params, average, bare.init(params))
-  moved, metrics = make_step(bare)(probe, batch, codes)
+  bare_step = make_step(bare)
+
+  def probe() -> TrainState:  # A step takes its memory.
+    params, average = jax.tree.map(jnp.copy, (state.params, state.average))
+    return TrainState(state.step + 0, params, average, bare.init(params))
+
+  moved, metrics = bare_step(probe(), batch, codes)
   values = {k: float(v) for k, v in jax.device_get(metrics).items()}
   terms = [k for k in sorted(values) if not k.endswith("_norm") and k != "loss"]
   for name in (*terms, "loss"):
     if not math.isfinite(values[name]):
-      return f"term {name} of the loss"
-  found = first_of("gradient of", moved.params)
+      found = f"term {name} of the loss"
+      break
+  found = found or first_of("gradient of", moved.params)
   if found:
-    return found
-  state, _ = make_step(optimizer)(state, batch, codes)
-  return first_of("updated parameter", state.params)
+    del moved
+    return found + _locate(bare_step, (probe(), batch, codes), mesh)
+  after, _ = make_step(optimizer)(state, batch, codes)
+  return (
+    first_of("updated parameter", after.params)
+    or _find_outsized("gradient of", moved.params, mesh)
+    or _find_outsized("updated parameter", after.params, mesh)
+  )
+
+
+def _locate(step: Any, args: tuple, mesh: Mesh) -> str:
+  """Which of our lines made a step's first NaN, as words; "" if none did."""
+  checked = checkify.checkify(step, errors=checkify.nan_checks)
+  try:
+    error, _ = checked(*args)
+    whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+    found: Any = whole(error).get_exception()
+  except (NotImplementedError, jax.errors.JaxRuntimeError):
+    return ""  # It needs more memory than a step, and has no rule for kernels.
+  if found is None:
+    return ""
+  frames = traceback.extract_tb(found.traceback_info.as_python_traceback())
+  ours = [f for f in frames if _PACKAGE in pathlib.Path(f.filename).parents]
+  if not ours:
+    return f"; the first NaN comes of {found.prim}"
+  path = pathlib.Path(ours[-1].filename).relative_to(_PACKAGE.parent)
+  return (
+    f"; the first NaN comes of {found.prim} in {path}, line {ours[-1].lineno}"
+    f" ({ours[-1].name})"
+  )
+
+
+def _find_outsized(kind: str, tree: Any, mesh: Mesh) -> str | None:
+  """The tensor with the greatest value, if its squares are not finite."""
+  reach = jax.jit(
+    lambda tree: jax.tree.map(lambda x: jnp.max(jnp.abs(x)), tree),
+    out_shardings=sharding.replicated(mesh),
+  )
+  leaves = jax.tree_util.tree_leaves_with_path(reach(tree))
+  greatest, path = max((float(value), path) for path, value in leaves)
+  if greatest < math.sqrt(np.finfo(np.float32).max):
+    return None
+  name = sharding.path_name(path)
+  return f"{kind} {name} (finite, but its values reach {greatest:.1e})"

@@ -78,7 +78,7 @@ class _Run:
   ):
     self._task, self._saver, self._state = task, saver, state
     self._first, self._progress, self._iterator = step + 1, progress, iterator
-    peak, flops = peak_flops(), None
+    peak, flops = peak_flops(task.config.peak_tflops), None
     if peak:
       flops = make_flops(task.objective, state.params, task.codes)
     self._meter = stack.enter_context(Meter(peak, flops))
@@ -137,9 +137,11 @@ class _Run:
 
   def _summarise(self, step: int, how: str) -> None:
     task, progress = self._task, self._progress
+    self._recorder.end_line()
     logging.info(
-      "%s: %s, step %d of %d, %.0f s, %.0f targets/s, best %s %.4f at step %d,"
-      " newest checkpoint %s",
+      "%s: %s, step %d of %d, %.0f s; since the start %.0f targets/s with"
+      " compilation and validations; best %s %.4f at step %d, newest checkpoint"
+      " %s",
       task.name,
       how,
       step,
@@ -179,5 +181,5 @@ def _find_cause(task: Task, saver: Checkpointer, step: int) -> str:
   except jax.errors.JaxRuntimeError as failure:  # It needs memory of its own.
     return f"the search for the first bad tensor failed ({failure})"
   if found is None:
-    return "all tensors of that step are finite, but squares of them are not"
+    return "all tensors of that step are finite, but their norm is not"
   return f"the first bad tensor is the {found}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 # Peak of one device's dense bfloat16 matrix products, from the vendors' data
 # sheets, by the start of its `device_kind`; the first that fits counts.
@@ -17,16 +18,33 @@ PEAK_FLOPS = {
   "TPU v5": 459e12,
   "TPU v6": 918e12,
   "NVIDIA A100": 312e12,
+  "NVIDIA H100 PCIe": 756e12,
+  "NVIDIA H100 NVL": 835e12,
   "NVIDIA H100": 989e12,
   "NVIDIA H200": 989e12,
+  "NVIDIA GH200": 989e12,
+  "NVIDIA B200": 2250e12,
 }
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def peak_flops() -> float | None:
-  """Of all devices together; None where their kind is unknown."""
-  one = peak_of(jax.devices()[0].device_kind)
-  return None if one is None else one * jax.device_count()
+def peak_flops(tflops: float = 0.0) -> float | None:
+  """Of all devices together; None, with a warning, where it is unknown.
+
+  Args:
+    tflops: of one device; 0: by its name.
+  """
+  kind = jax.devices()[0].device_kind
+  one = tflops * 1e12 or peak_of(kind)
+  if one:
+    return one * jax.device_count()
+  if jax.default_backend() != "cpu":
+    logging.warning(
+      "no speed/mfu, as the peak of a device called %r is not known:"
+      " config.train.peak_tflops sets it",
+      kind,
+    )
+  return None
 
 
 def peak_of(device_kind: str) -> float | None:

@@ -41,13 +41,13 @@ class Profile:
       folder = folder / f"process_{jax.process_index()}"
     self._folder = folder
     self._first, self._last = window or (1, 0)
-    self._tracing = False
+    self._tracing, self._traced = False, window is None
 
   def before(self, step: int) -> None:
     """To be called before each step."""
     if not self._tracing and self._first <= step <= self._last:
       jax.profiler.start_trace(self._folder)
-      self._tracing = True
+      self._tracing = self._traced = True
 
   def after(self, step: int, result: Any) -> None:
     """To be called after each step with something that it computes."""
@@ -66,3 +66,10 @@ class Profile:
   def __exit__(self, *error: object) -> None:
     if self._tracing:
       self._stop()
+    if not self._traced:
+      logging.warning(
+        "--profile=%d:%d: none of these steps was trained here, so there is no"
+        " trace",
+        self._first,
+        self._last,
+      )

@@ -70,7 +70,7 @@ class Recorder:
       # The lines of a step that is not judged yet come behind its checkpoint.
       last = step - progress.unjudged
       writer = stack.enter_context(MetricWriter(course.folder, last))
-    bar = stack.enter_context(
+    self._bar = stack.enter_context(
       tqdm(
         total=course.total_steps,
         initial=step,
@@ -80,7 +80,7 @@ class Recorder:
       )
     )
     mend = f"lower {course.rate} and start without {course.folder}/checkpoints"
-    self._reporter = Reporter(writer, bar, course.log_every, mend, meter)
+    self._reporter = Reporter(writer, self._bar, course.log_every, mend, meter)
     self._reporter.resume(progress.unwritten)
     self._pending: tuple[int, dict[str, jax.Array]] | None = None
     self._before, self._clock = progress.seconds, time.perf_counter()
@@ -94,6 +94,10 @@ class Recorder:
   def targets(self) -> float:
     """Trained on in the meantime."""
     return self._reporter.targets
+
+  def end_line(self) -> None:
+    """Ends the bar's line, for what is printed behind it."""
+    self._bar.close()
 
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Takes a step's metrics, and reads those of the step before.

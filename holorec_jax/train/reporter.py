@@ -91,6 +91,7 @@ class Reporter:
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     for name in ("loss", *sorted(filter(_is_of_step, values))):
       if not math.isfinite(values[name]):
+        self.flush(step - 1)  # What led to it.
         raise NotFinite(name.replace("_", " "), values[name], step, self._mend)
     self._bar.update()
     self._meter.trained(values["targets"])
@@ -103,7 +104,7 @@ class Reporter:
   def validated(self, step: int, metrics: dict[str, float]) -> None:
     """Writes validation metrics; their time counts for no speed."""
     self._write(step, metrics)
-    self._bar.set_postfix_str(f"{METRIC} {metrics[METRIC]:.4f}")
+    self._bar.set_postfix_str(f"{METRIC} {metrics[METRIC]:.4f}", False)
     self._meter.restart()
 
   def flush(self, step: int) -> None:
@@ -119,7 +120,7 @@ class Reporter:
     shown = f"loss {means['train/loss']:.3f}"
     if rate := speed.get("speed/targets_per_second"):
       shown += f", {rate:.0f} targets/s"
-    self._bar.set_postfix_str(shown)
+    self._bar.set_postfix_str(shown, False)
     self._write(step, means | speed)
     self._sums.clear()
 

@@ -48,6 +48,8 @@ class TrainConfig:
     checkpoint_every: steps between checkpoints; 0: at validations alone.
     keep_every: checkpoints of steps that this divides are kept, too; 0: none.
     dtype: compute dtype; parameters stay float32.
+    peak_tflops: of one device's dense products in that dtype, which
+      `speed/mfu` is a share of; 0: the data sheet's, if the device is known.
     seed: of parameters and dropout.
     init_from: a Hugging Face folder of a Qwen3 whose layers generators start
       from; "": all parameters are drawn at random.
@@ -62,6 +64,7 @@ class TrainConfig:
   checkpoint_every: int = 0
   keep_every: int = 0
   dtype: Dtype = "float32"
+  peak_tflops: float = 0.0
   seed: int = 0
   init_from: str = ""
 
@@ -77,6 +80,7 @@ class TrainConfig:
       checkpoints="[1, inf)",
       checkpoint_every="[0, inf)",
       keep_every="[0, inf)",
+      peak_tflops="[0, inf)",
       seed="[0, inf)",
     )
 
@@ -183,8 +187,9 @@ class Task:
       raise UserError(
         f"{self.folder / 'checkpoints'} counts steps of"
         f" {progress.rows_per_batch} rows, but here a batch has {rows}, as rows"
-        " are a multiple of 8 and of the devices that share them: go on with a"
-        f" number of these (config.mesh) that divides {progress.rows_per_batch}"
+        " are a multiple of 8 and of the devices that share them times"
+        " config.optim.accumulate: go on with numbers of these (config.mesh)"
+        f" whose product divides {progress.rows_per_batch}"
       )
     iterator.set_state(restored.data)
     logging.info("%s: going on from step %d", self.name, restored.step)

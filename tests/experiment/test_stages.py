@@ -9,6 +9,7 @@ import pytest
 from finished_runs import write_checkpoint
 from tiny_run import TINY, run_all
 
+from holorec_jax import config_fields
 from holorec_jax.errors import UserError
 from holorec_jax.evaluate import metrics
 from holorec_jax.experiment import (
@@ -17,7 +18,7 @@ from holorec_jax.experiment import (
   recommendation,
   training,
 )
-from holorec_jax.experiment.config import as_config_dict, load_config
+from holorec_jax.experiment.config import FREE, as_config_dict, load_config
 from holorec_jax.models.sasrec import SasRecConfig
 
 
@@ -77,6 +78,24 @@ def test_another_config_is_refused_by_field(finished):
   )
   with pytest.raises(UserError, match=r"train.epochs: 2 -> 3"):
     load_config(as_config_dict(other), workdir)
+
+
+def test_how_training_is_done_may_change(finished):
+  """More devices or fewer may need it; nothing is made again."""
+  config, workdir = finished
+  other = dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, remat="layers"),
+    optim=dataclasses.replace(config.optim, accumulate=2),
+    train=dataclasses.replace(config.train, log_every=7, checkpoint_every=3),
+  )
+  written = (workdir / "checkpoints" / "config.json").read_bytes()
+  results = (workdir / "results.json").stat().st_mtime_ns
+  run_all(load_config(as_config_dict(other), workdir), workdir)
+  assert (workdir / "checkpoints" / "config.json").read_bytes() == written
+  assert (workdir / "results.json").stat().st_mtime_ns == results
+  load_config(as_config_dict(config), workdir)
+  assert config_fields.flatten(config.resolved()).keys() >= FREE
 
 
 def test_what_other_systems_were_trained_with_is_held(finished, tmp_path):

@@ -15,6 +15,7 @@ from holorec_jax.errors import UserError
 from holorec_jax.train import diagnosis
 from holorec_jax.train.optimizer import make_optimizer
 from holorec_jax.train.step import init_state
+from holorec_jax.train.writers import read_metrics
 from holorec_jax.types import Batch
 
 # The second step after a checkpoint.
@@ -53,6 +54,17 @@ class BadGradient(BadTerm):
     return loss + jnp.sqrt(jnp.where(is_bad(batch), nothing, 1.0)), metrics
 
 
+@dataclasses.dataclass(frozen=True)
+class BadStates(BadTerm):
+  """The network itself goes bad, far ahead of its loss."""
+
+  def loss(self, params, batch, codes, key):
+    grown = jax.tree.map(
+      lambda x: x * jnp.where(is_bad(batch), 1e30, 1), params
+    )
+    return OBJECTIVE.loss(grown, batch, codes, key)
+
+
 @pytest.mark.parametrize(
   ("objective", "message"),
   [
@@ -60,7 +72,14 @@ class BadGradient(BadTerm):
     (
       BadGradient(),
       "gradient norm is nan at step 6; the first bad tensor is the gradient of"
-      r" code_embedding \(.* of .* values\); training",
+      r" code_embedding \(.* of .* values\); the first NaN comes of mul in"
+      r" holorec_jax/train/step.py, line \d+ \(loss\); training",
+    ),
+    (
+      BadStates(),
+      r"gradient norm is nan at step 6; .* of bos \(.*; \d+ other tensors are"
+      r" bad, too\); the first NaN comes of mul in holorec_jax/nn/layers.py,"
+      r" line \d+ \(__call__\); training",
     ),
   ],
 )
@@ -70,6 +89,24 @@ def test_the_step_and_the_tensor(objective, message, tmp_path, monkeypatch):
     train(tmp_path)
   # What was good stays; the next run can go on from there.
   assert (tmp_path / "checkpoints" / "4").is_dir()
+
+
+def test_squares_that_are_not_finite(tmp_path):
+  wild = dataclasses.replace(tiny_training.OPTIM, learning_rate=1e25)
+  with pytest.raises(
+    UserError,
+    match="parameter norm is inf at step 2; the first bad tensor is the updated"
+    r" parameter \w+.* \(finite, but its values reach \d\.\de\+2\d\); training",
+  ):
+    train(tmp_path, optim=wild)
+
+
+def test_the_record_goes_up_to_the_bad_step(tmp_path, monkeypatch):
+  monkeypatch.setattr(tiny_training, "OBJECTIVE", BadTerm())
+  with pytest.raises(UserError):
+    train(tmp_path, log_every=100)
+  steps = [line["step"] for line in read_metrics(tmp_path)]
+  assert steps == [4, 4, STEP - 1]
 
 
 def test_what_went_into_the_step_is_looked_at_first():

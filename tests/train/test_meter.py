@@ -84,6 +84,20 @@ def test_the_peak_is_known_by_kind_and_for_all_devices(monkeypatch):
   monkeypatch.setattr(meter.jax, "devices", lambda: [Device()])
   monkeypatch.setattr(meter.jax, "device_count", lambda: 16)
   assert meter.peak_flops() == 16 * 989e12
+  Device.device_kind = "NVIDIA H100 PCIe"
+  assert meter.peak_flops() == 16 * 756e12
+  assert meter.peak_flops(600.0) == 16 * 600e12
+
+
+def test_a_peak_that_is_not_known_is_said_so(monkeypatch, caplog):
+  class Device:
+    device_kind = "Abacus 9000"
+
+  monkeypatch.setattr(meter.jax, "devices", lambda: [Device()])
+  monkeypatch.setattr(meter.jax, "default_backend", lambda: "gpu")
+  assert meter.peak_flops() is None
+  assert "'Abacus 9000' is not known: config.train.peak_tflops" in caplog.text
+  assert meter.peak_flops(2.0) == 2e12 * jax.device_count()
 
 
 def test_products_are_counted_through_loops_branches_and_calls():

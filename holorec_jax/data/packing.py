@@ -94,6 +94,12 @@ class Deal:
   row: np.ndarray
 
 
+def empty_share(lengths: np.ndarray, capacity: int) -> float:
+  """Share of the slots of `plan_packing`'s rows that no window fills."""
+  rows = plan_packing(lengths, capacity).num_rows
+  return 1.0 - lengths.sum(dtype=np.int64) / (rows * capacity)
+
+
 def plan_packing(lengths: np.ndarray, capacity: int) -> PackPlan:
   """Best-fit decreasing over the histogram of lengths.
 

@@ -102,7 +102,7 @@ class PackedBatches(grain.RandomAccessDataSource):
     share: tuple[int, int],
   ):
     self._items = dataset.items
-    self._seed = config.seed
+    self._seed, self._longest = config.seed, config.max_history
     self._windows = packing.cut_windows(
       dataset.offsets, split.train_end, config.max_history
     )
@@ -110,11 +110,10 @@ class PackedBatches(grain.RandomAccessDataSource):
     self._plan = packing.plan_packing(self._windows.length, self._capacity)
     self._own = _own_rows(self.rows_per_batch, share)
     self.batches_per_epoch = -(-self._plan.num_rows // self.rows_per_batch)
-    self.targets_per_epoch = int(
-      (self._windows.length - self._windows.context).sum()
-    )
+    filled = int(self._windows.length.sum(dtype=np.int64))
+    self.targets_per_epoch = filled - int(self._windows.context.sum())
     slots = self.batches_per_epoch * self.rows_per_batch * self._capacity
-    self.padding_share = 1.0 - self.targets_per_epoch / slots
+    self.padding_share = 1.0 - filled / slots
     self._epoch = functools.lru_cache(maxsize=2)(self._deal)
 
   def __len__(self) -> int:
@@ -146,6 +145,26 @@ class PackedBatches(grain.RandomAccessDataSource):
   def _deal(self, epoch: int) -> packing.Deal:
     rng = np.random.default_rng((self._seed, epoch))
     return packing.deal(self._windows, self._plan, rng)
+
+  def advise(self) -> str:
+    """What would leave fewer slots empty, if they are more than a tenth; ""."""
+    lengths, longest = self._windows.length, self._longest
+    share = packing.empty_share(lengths, self._capacity)
+    if share <= 0.1:
+      return ""
+    others = {
+      slots: packing.empty_share(lengths, slots)
+      for slots in (longest, 2 * longest, 3 * longest, 4 * longest)
+    }
+    best = min(others, key=others.__getitem__)
+    good = [slots for slots, other in others.items() if other <= 0.1]
+    slots = good[0] if good else best
+    if others[slots] >= share:
+      return ""
+    return (
+      f"{share:.0%} of the slots of packed rows are empty;"
+      f" config.input.slots_per_row={slots} would leave {others[slots]:.0%}"
+    )
 
   def __repr__(self) -> str:
     return f"PackedBatches({self.rows_per_batch} x {self._capacity} slots)"
@@ -220,6 +239,10 @@ class OneTargetBatches(grain.RandomAccessDataSource):
       "target_BN": np.where(used_B, self._items[target_B], -1)[:, None],
       "weight_BN": used_B.astype(np.float32)[:, None],
     }
+
+  def advise(self) -> str:
+    """As of packed rows; their lengths are what the config says."""
+    return ""
 
   def _shuffle(self, epoch: int):
     rng = np.random.default_rng((self._seed, epoch))

@@ -173,6 +173,8 @@ def _train_system(
     source.batches_per_epoch,
     100 * source.padding_share,
   )
+  if advice := source.advise():
+    logging.warning("%s: %s", name, advice)
   ranker = TargetRanker(config, built, system, mesh)
   valid = sample_valid(config, data)
   loop.train(

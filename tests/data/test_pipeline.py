@@ -187,6 +187,30 @@ def test_padding_is_little_however_long_histories_are(mean):
     assert 1 - filled / slots < most, rows
 
 
+def test_rows_that_stay_empty_are_told_what_helps():
+  """Of 16 slots, where two histories of 9 to 12 items never fit."""
+  lengths = np.tile([9, 10, 11, 12], 50) + 1
+  ends = np.cumsum(lengths)
+  items = np.arange(ends[-1], dtype=np.int32)
+  dataset = Dataset("made", items, {}, lengths, np.append(0, ends), items)
+  split = Split(lengths, lengths, lengths)
+
+  def advise(**changes) -> str:
+    config = PipelineConfig(max_history=16, targets_per_batch=64, **changes)
+    source = make_source(dataset, split, config, 1)
+    filled = sum((b["segment_BT"] > 0).sum() for b in epoch_of(source))
+    slots = sum(b["segment_BT"].size for b in epoch_of(source))
+    assert source.padding_share == pytest.approx(1 - filled / slots)
+    return source.advise()
+
+  assert advise() == (
+    "34% of the slots of packed rows are empty;"
+    " config.input.slots_per_row=48 would leave 9%"
+  )
+  assert advise(slots_per_row=48) == ""
+  assert advise(rows="one_target", length_buckets=(4, 8, 12, 16)) == ""
+
+
 @pytest.mark.parametrize("rows", ["packed", "one_target"])
 def test_nothing_to_train_on(rows):
   dataset, split = make_data()

@@ -63,6 +63,18 @@ def test_bytes_are_those_of_a_real_state():
   assert "data 2 x fsdp 4 x sequence 1 x tensor 1" in text
 
 
+def test_parts_of_a_batch_are_planned_as_they_are_trained():
+  """Also where the rows of eight devices are not divided by three."""
+  whole = plan.make_plan(TINY, MACHINE, ITEMS)
+  optim = dataclasses.replace(TINY.optim, accumulate=3)
+  parts = plan.make_plan(
+    dataclasses.replace(TINY, optim=optim), MACHINE, ITEMS
+  )
+  assert parts.rows == batch_shape(TINY.input, 3 * 8)
+  assert parts.rows[0] % 24 == 0
+  assert whole.rows == batch_shape(TINY.input, 8)
+
+
 def test_what_does_not_fit_is_said():
   wide = dataclasses.replace(TINY, mesh=MeshConfig(fsdp=3))
   with pytest.raises(UserError, match=r"config\.mesh asks for .*fsdp 3"):

@@ -136,7 +136,7 @@ def test_flops_of_a_step_are_nearly_those_that_xla_counts():
   assert less == pytest.approx(counted / 2, rel=0.1)
 
 
-def test_a_window_of_steps_is_traced(tmp_path):
+def test_a_window_of_steps_is_traced(tmp_path, caplog):
   step = jax.jit(lambda x: x + 1)
   with profile.Profile(tmp_path / "profile", (2, 3)) as window:
     for number in (1, 2, 3, 4):
@@ -149,6 +149,11 @@ def test_a_window_of_steps_is_traced(tmp_path):
     window.before(7)
     window.after(7, step(7))
   assert list((tmp_path / "cut").rglob("*.xplane.pb"))
+  assert "--profile" not in caplog.text
+  with profile.Profile(tmp_path / "never", (20, 30)) as window:
+    window.before(7)
+    window.after(7, step(7))
+  assert "--profile=20:30: none of these steps was trained" in caplog.text
 
 
 def test_windows():

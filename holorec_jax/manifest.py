@@ -11,7 +11,7 @@ import datetime
 import importlib.metadata
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from holorec_jax.artifacts import hash_files, hash_json, read_json, write_json
@@ -108,6 +108,7 @@ def check_manifest(
   config: Mapping[str, Any],
   inputs: Mapping[str, str],
   defaults: Mapping[str, Any] | None = None,
+  free: Collection[str] = (),
 ) -> Manifest | None:
   """The manifest of a finished folder, None if there is no such folder.
 
@@ -118,6 +119,7 @@ def check_manifest(
     inputs: that it is to be made from, name -> content hash.
     defaults: of the config's leaves; those that the folder's own config lacks
       came later, and count as these.
+    free: leaves of it that may differ, "data.path".
 
   Raises:
     UserError: the folder was made from another config or other inputs, by
@@ -134,7 +136,7 @@ def check_manifest(
     ]
   else:
     made_from = with_defaults(found.config, defaults or {})
-    wrong = [f"config {line}" for line in diff(made_from, config)]
+    wrong = [f"config {line}" for line in diff(made_from, config, free)]
     wrong += _compare_inputs(found.inputs, inputs)
     wrong += [
       f"file {name} was changed, added or removed afterwards"

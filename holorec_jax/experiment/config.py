@@ -51,10 +51,12 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
   "checkpoints": ("systems", "catalog", "input", "optim", "train"),
 }
 
-# Leaves that say how training is done, and not what it makes: a run may go on
-# with others, such as on more devices or fewer.
+# Leaves that say how something is done, and not what it makes: a run may go on
+# with others, such as on more devices or fewer. (Raw files are held to by their
+# contents, wherever they lie.)
 FREE = frozenset(
   {
+    "data.path",
     "model.fused_attention",
     "model.remat",
     "optim.accumulate",

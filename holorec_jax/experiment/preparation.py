@@ -21,7 +21,7 @@ from holorec_jax.data import prepare, readers, schema, splits
 from holorec_jax.data.config import DataConfig
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import kept_tree, mirror, published
-from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.config import FREE, Config
 from holorec_jax.quantize import collisions, health, quantizers
 from holorec_jax.vectors import assemble, encode
 from holorec_jax.vectors.assemble import VectorConfig
@@ -144,6 +144,7 @@ def _sealed(
     config=config.section(*sections),
     inputs=inputs,
     defaults=Config().section(*sections),
+    free=FREE,
   )
 
 

@@ -67,9 +67,7 @@ def test_parts_of_a_batch_are_planned_as_they_are_trained():
   """Also where the rows of eight devices are not divided by three."""
   whole = plan.make_plan(TINY, MACHINE, ITEMS)
   optim = dataclasses.replace(TINY.optim, accumulate=3)
-  parts = plan.make_plan(
-    dataclasses.replace(TINY, optim=optim), MACHINE, ITEMS
-  )
+  parts = plan.make_plan(dataclasses.replace(TINY, optim=optim), MACHINE, ITEMS)
   assert parts.rows == batch_shape(TINY.input, 3 * 8)
   assert parts.rows[0] % 24 == 0
   assert whole.rows == batch_shape(TINY.input, 8)

@@ -12,7 +12,7 @@ from holorec_jax import artifacts
 from holorec_jax.data.config import DataConfig
 from holorec_jax.errors import UserError
 from holorec_jax.experiment import preparation
-from holorec_jax.experiment.config import Config
+from holorec_jax.experiment.config import Config, as_config_dict, load_config
 from holorec_jax.vectors import assemble
 from holorec_jax.vectors.assemble import VectorConfig
 
@@ -93,6 +93,24 @@ def test_an_edit_of_the_same_size_is_refused(
     load(config, workdir)
   assert f"{workdir / folder} does not match" in str(error.value)
   assert "Delete that folder" in str(error.value)
+
+
+def test_raw_files_may_lie_elsewhere(config, tmp_path):
+  """Such as where a scheduler mounts them this time; others are refused."""
+  workdir = tmp_path / "run"
+  prepare(config, workdir)
+  moved = tmp_path / "elsewhere"
+  (tmp_path / "raw").rename(moved)
+  data = dataclasses.replace(config.data, path=str(moved))
+  config = dataclasses.replace(config, data=data)
+  load_config(as_config_dict(config), workdir)
+  prepare(config, workdir)
+  with (moved / "sequences.txt").open("a") as file:
+    file.write("7 1 2 3\n")
+  with pytest.raises(
+    UserError, match=r"input data\.path/sequences\.txt is not"
+  ):
+    load(config, workdir)
 
 
 def test_neighbours_do_not_count_and_what_is_gone_is_trusted(config, tmp_path):

@@ -30,6 +30,8 @@ from holorec_jax.sharding.rules import (
   param_shardings,
   path_name,
   shardings_like,
+  stored,
+  whole_matrices,
 )
 from holorec_jax.sharding.tokens import (
   split_tokens,
@@ -57,7 +59,9 @@ __all__ = [
   "shardings_like",
   "split_rows",
   "split_tokens",
+  "stored",
   "token_shards",
   "tokens_are_split",
+  "whole_matrices",
   "whole_tokens",
 ]

@@ -155,6 +155,39 @@ def _use_back(storage, compute, _, gradient):
 _use.defvjp(_use_forth, _use_back)
 
 
+def whole_matrices(tree):
+  """Whatever belongs to kernels as whole matrices, one layer after another.
+
+  Stacked layers are split over `fsdp` by layer, others are on every device.
+  Works on the mesh that is set, as `constrain`.
+  """
+  return _place_kernels(
+    tree,
+    lambda name, shape, mesh: PartitionSpec(
+      "fsdp" if is_stacked(name) else None
+    ),
+  )
+
+
+def stored(tree):
+  """The same as it is stored."""
+  return _place_kernels(tree, functools.partial(spec_of, STORAGE))
+
+
+def _place_kernels(tree, choose):
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return tree
+
+  def place(path, x):
+    name = path_name(path)
+    if not name.endswith("/kernel"):
+      return x
+    return jax.lax.with_sharding_constraint(x, choose(name, x.shape, mesh))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
 def constrain(params: dict) -> dict:
   """Parameters as they are used; their gradients as they are stored.
 

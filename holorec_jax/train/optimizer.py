@@ -103,12 +103,33 @@ def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
 
 def _muon(config: OptimConfig) -> optax.GradientTransformation:
   # Its learning rate of -1 leaves the direction alone; as below, up is minus.
-  return optax.contrib.muon(
-    learning_rate=-1.0,
-    adam_b2=config.b2,
-    consistent_rms=0.2,
-    muon_weight_dimension_numbers=_orthogonal,
+  return _in_whole_matrices(
+    optax.contrib.muon(
+      learning_rate=-1.0,
+      adam_b2=config.b2,
+      consistent_rms=0.2,
+      muon_weight_dimension_numbers=_orthogonal,
+    )
   )
+
+
+def _in_whole_matrices(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """The same on whole matrices: each device has those of its own layers.
+
+  A product of a matrix with itself, and Muon makes ten in a row, needs all of
+  it. Left to itself XLA gathers all layers' shares for every one of them.
+  """
+
+  def update(updates, state, params=None):
+    whole = sharding.whole_matrices((updates, state))
+    # Both ends say so, or XLA takes the matrices apart in between.
+    return sharding.stored(
+      sharding.whole_matrices(inner.update(*whole, params))
+    )
+
+  return optax.GradientTransformation(inner.init, update)
 
 
 # Gradients -> directions, which the learning rate scales.

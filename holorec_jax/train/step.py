@@ -150,7 +150,9 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       grads, metrics = gradient(state.params, batch, codes, key)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+      updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params
+      )
     params = optax.apply_updates(state.params, updates)
     # Early on, an average over the steps done so far, not over the start.
     decay = jnp.minimum(average_decay, state.step / (state.step + 10.0))

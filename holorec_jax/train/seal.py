@@ -63,11 +63,15 @@ def first_whole(folder: pathlib.Path, steps: Sequence[int]) -> int | None:
 
 
 def set_aside(folder: pathlib.Path, steps: Sequence[int]) -> None:
-  """Renames damaged steps to broken-STEP; they can be saved again."""
+  """Renames damaged steps to broken-STEP; they can be saved again.
+
+  Those of an earlier time go: each may be as large as the whole state.
+  """
+  if steps:
+    for aside in folder.glob("broken-*"):
+      shutil.rmtree(aside, ignore_errors=True)
   for step in steps:
-    aside = folder / f"broken-{step}"
-    shutil.rmtree(aside, ignore_errors=True)
-    (folder / str(step)).rename(aside)
+    (folder / str(step)).rename(folder / f"broken-{step}")
 
 
 def best_whole(folder: str | os.PathLike[str]) -> int | None:

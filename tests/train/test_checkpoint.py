@@ -185,6 +185,8 @@ def test_any_damaged_file_falls_back_or_does_no_harm(saved, tmp_path, how):
 
 def test_fall_back_says_so_and_goes_on(saved, tmp_path, caplog):
   folder = copy(saved, tmp_path)
+  earlier = folder / "broken-1" / "state"
+  earlier.mkdir(parents=True)
   damage(folder / "2" / "state" / "_METADATA", "truncate")
   with Checkpointer(folder) as checkpointer:
     restored = checkpointer.restore(make_state(0))
@@ -195,6 +197,7 @@ def test_fall_back_says_so_and_goes_on(saved, tmp_path, caplog):
   assert f"{folder}/2 is truncated or damaged" in caplog.text
   assert "_METADATA" in caplog.text
   assert (folder / "broken-2").is_dir()
+  assert not earlier.exists()
   assert steps(folder) == [1, 2]
   assert_same(restore_params(folder, "best"), make_state(2).params)
 

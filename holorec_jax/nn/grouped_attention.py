@@ -29,13 +29,17 @@ _MOST_SCORES = 2**27
 
 
 def _attend_in_chunks(
-  attend: Callable[[T], jax.Array], queries: T, scores: int
+  attend: Callable[[T, KeyValues], jax.Array],
+  queries: T,
+  read: KeyValues,
+  scores: int,
 ) -> jax.Array:
-  """attend(queries) -> (B, N, H, K), of some queries at a time if need be.
+  """attend(queries, read) -> (B, N, H, K), for some queries at a time at need.
 
   Args:
     attend: whose result for a query depends on no other.
     queries: whatever it has for each of them, trees of (B, N, ..).
+    read: keys and values that all of them read.
     scores: B * H * N * C, of all of them on all devices.
   """
   N = jax.tree.leaves(queries)[0].shape[1]
@@ -47,16 +51,23 @@ def _attend_in_chunks(
   while scores > chunks * _MOST_SCORES and N % (2 * chunks * whole) == 0:
     chunks *= 2
   if chunks == 1:
-    return attend(queries)
+    return attend(queries, read)
 
   # Of queries that lie far apart: every device has some of each.
   def split(x: jax.Array) -> jax.Array:
     x = x.reshape(x.shape[0], N // chunks, chunks, *x.shape[2:])
     return jnp.moveaxis(x, 2, 0)
 
+  # Their gradients, sums over chunks, are summed in float32.
+  read32 = jax.tree.map(lambda x: x.astype(jnp.float32), read)
+
+  def attend_chunk(queries: T) -> jax.Array:
+    again = jax.tree.map(lambda x, like: x.astype(like.dtype), read32, read)
+    return attend(queries, again)
+
   # A loop's body is in no danger of being merged with what it repeats.
-  attend = jax.checkpoint(attend, prevent_cse=False)
-  mixed = jax.lax.map(attend, jax.tree.map(split, queries))
+  attend_chunk = jax.checkpoint(attend_chunk, prevent_cse=False)
+  mixed = jax.lax.map(attend_chunk, jax.tree.map(split, queries))
   mixed = jnp.moveaxis(mixed, 0, 2)
   return mixed.reshape(mixed.shape[0], N, *mixed.shape[3:])
 
@@ -74,21 +85,21 @@ def attend_history(
     own_BCHK: keys and values (B, C, heads of keys, K).
     segment_BC: which tokens belong together.
   """
-  key_BCHK, value_BCHK = sharding.whole_tokens(own_BCHK, axis=1)
+  own_BCHK = sharding.whole_tokens(own_BCHK, axis=1)
   slot_C = jnp.arange(segment_BC.shape[1])
 
-  def attend(queries):
+  def attend(queries, read):
     query_BNHK, segment_BN, slot_BN = queries
     mask_BNC = segment_BN[:, :, None] == segment_BC[:, None, :]
     mask_BNC &= slot_BN[:, :, None] >= slot_C
     return jax.nn.dot_product_attention(
-      query_BNHK, key_BCHK, value_BCHK, mask=mask_BNC[:, None]
+      query_BNHK, read.key, read.value, mask=mask_BNC[:, None]
     )
 
   slot_BC = jnp.broadcast_to(slot_C, segment_BC.shape)
   queries = (query_BCHK, segment_BC, slot_BC)
   scores = segment_BC.size * query_BCHK.shape[2] * len(slot_C)
-  return _attend_in_chunks(attend, queries, scores)
+  return _attend_in_chunks(attend, queries, own_BCHK, scores)
 
 
 def attend_branches(
@@ -117,13 +128,14 @@ def attend_branches(
   leaves, structure = jax.tree.flatten((query_BNHK, bias_BNHC, cache))
   own = {i: leaf for i, leaf in enumerate(leaves) if leaf.shape[1] == N}
 
-  def attend(own):
+  def attend(own, read):
     merged = [own.get(i, leaf) for i, leaf in enumerate(leaves)]
     query_BNHK, bias_BNHC, cache = jax.tree.unflatten(structure, merged)
     bias_BHNC = jnp.moveaxis(bias_BNHC, 1, 2)
-    return _attend_both(query_BNHK, context, bias_BHNC, cache, bias_S)
+    return _attend_both(query_BNHK, read, bias_BHNC, cache, bias_S)
 
-  return _attend_in_chunks(attend, own, B * H * N * context.key.shape[2])
+  scores = B * H * N * context.key.shape[2]
+  return _attend_in_chunks(attend, own, context, scores)
 
 
 def _attend_both(

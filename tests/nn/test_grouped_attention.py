@@ -129,6 +129,36 @@ def test_chunks_are_the_whole(monkeypatch, make, most, chunks):
   )
 
 
+def test_gradients_of_chunks_are_summed_in_float32(monkeypatch):
+  """In bfloat16 as far from the truth as the whole, however many they are."""
+  B, C, H, K = 1, 512, 2, 16
+  floats = normal(0, B, C, H, K), normal(1, B, C, 1, K), normal(2, B, C, 1, K)
+  weight, segment = normal(3, B, C, H, K), np.ones((B, C), int)
+
+  def gradients(chunks, dtype):
+    monkeypatch.setattr(
+      grouped_attention, "_MOST_SCORES", B * H * C * C // chunks
+    )
+
+    def value(floats):
+      query, key, value = (x.astype(dtype) for x in floats)
+      mixed = attend_history(query, KeyValues(key, value), segment)
+      return jnp.sum(mixed.astype(jnp.float32) * weight)
+
+    return jax.jit(jax.grad(value))(floats)
+
+  truth = gradients(1, jnp.float32)
+  whole, in_chunks = (
+    [
+      np.linalg.norm(x - y) / np.linalg.norm(y)
+      for x, y in zip(gradients(chunks, jnp.bfloat16), truth)
+    ]
+    for chunks in (1, 64)
+  )
+  assert max(whole) < 0.01
+  np.testing.assert_array_less(in_chunks, 1.1 * np.array(whole))
+
+
 def test_keys_are_never_repeated():
   """No array of the program has keys for every query head and slot."""
   B, N, C, H, G, K = 2, 3, 11, 2, 5, 7

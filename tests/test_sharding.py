@@ -199,6 +199,28 @@ def test_collectives_by_name_and_size():
   assert sharding.collectives(alone) == {}
 
 
+def test_collectives_of_loops_count_their_turns():
+  """Three turns with five in each, and one behind them."""
+  row = NamedSharding(MESH, P("data"))
+  whole = sharding.replicated(MESH)
+
+  def gather(x, _):
+    seen = jax.lax.with_sharding_constraint(x, whole)
+    return jax.lax.with_sharding_constraint(x * seen.sum(0), row), None
+
+  def outer(x, _):
+    return jax.lax.scan(gather, x, length=5)
+
+  def run(x):
+    return jax.lax.with_sharding_constraint(
+      jax.lax.scan(outer, x, length=3)[0], whole
+    )
+
+  compiled = jax.jit(run, in_shardings=row).lower(np.ones((8, 3))).compile()
+  found = sharding.list_collectives(compiled)
+  assert sorted(each.times for each in found) == [1, 15]
+
+
 def test_tokens_are_shared_out_and_gathered():
   mesh = sharding.make_mesh(shape=MeshConfig(fsdp=2, sequence=2, tensor=2))
   rows = sharding.put_rows(np.arange(32.0).reshape(2, 8, 2), mesh)

@@ -64,13 +64,14 @@ class Plan:
     optimizer_bytes: of the optimiser's state.
     average_bytes: of the moving average.
     catalogue_bytes: of codes of all items.
-    temporary_bytes: what the step needs beside.
+    temporary_bytes: what the step needs beside: activations, gradients, and
+      parameters as they are gathered.
     validation_bytes: of the whole parameters, which validation lays on every
       device beside the state; what search takes is not in it.
     flops: of the model, on all devices.
     seconds: expected.
-    collectives: kind -> (how many, bytes that they leave on a device); those of
-      a loop's body count once.
+    collectives: kind -> (how many, bytes that they leave on a device), over all
+      turns of loops.
     compile_seconds: of the step, here.
   """
 
@@ -210,7 +211,7 @@ def _collectives(compiled: jax.stages.Compiled) -> dict[str, tuple[int, float]]:
   found: dict[str, tuple[int, float]] = {}
   for each in sharding.list_collectives(compiled):
     count, size = found.get(each.kind, (0, 0))
-    found[each.kind] = (count + 1, size + each.bytes)
+    found[each.kind] = (count + each.times, size + each.times * each.bytes)
   return dict(sorted(found.items()))
 
 
@@ -237,19 +238,19 @@ def describe(plan: Plan, machine: Machine) -> str:
     f"  optimiser   {_size(plan.optimizer_bytes)}",
     f"  average     {_size(plan.average_bytes)}",
     f"  catalogue   {_size(plan.catalogue_bytes)}",
-    f"  a step      {_size(plan.temporary_bytes)} (as XLA plans it for"
-    f" {planned})",
+    f"  a step      {_size(plan.temporary_bytes)} of activations, gradients,"
+    f" gathered parameters (as XLA plans it for {planned})",
     f"  together    {_size(plan.total_bytes)}{room}",
     f"  validation  {_size(plan.validation_bytes)} of whole parameters instead"
     " of a step, and what search takes",
     f"a step        {plan.flops / 1e12:,.4g} TFLOP of the model;"
     f" {1e3 * plan.seconds:,.4g} ms at {100 * machine.mfu:.0f} % of"
     f" {machine.devices} x {machine.tflops:g} TFLOP/s",
-    f"compiled      in {plan.compile_seconds:.0f} s; between devices, those of"
-    " a loop once:",
+    f"compiled      in {plan.compile_seconds:.0f} s; a step sends between"
+    " devices, as often as its loops turn:",
   ]
   for kind, (count, size) in plan.collectives.items():
-    lines.append(f"  {kind:20s} {count:4d}, {_size(size).strip()}")
+    lines.append(f"  {kind:20s} {count:5,d}, {_size(size).strip()}")
   if not plan.collectives:
     lines.append("  nothing")
   return "\n".join(lines)

@@ -138,19 +138,19 @@ class _Run:
   def _summarise(self, step: int, how: str) -> None:
     task, progress = self._task, self._progress
     self._recorder.end_line()
+    best = "not validated yet"
+    if progress.best_step:
+      best = f"best {METRIC} {progress.best:.4f} at step {progress.best_step}"
     logging.info(
       "%s: %s, step %d of %d, %.0f s; since the start %.0f targets/s with"
-      " compilation and validations; best %s %.4f at step %d, newest checkpoint"
-      " %s",
+      " compilation and validations; %s, newest checkpoint %s",
       task.name,
       how,
       step,
       task.total_steps,
       progress.seconds,
       self._recorder.targets / self._recorder.own_seconds,
-      METRIC,
-      progress.best,
-      progress.best_step,
+      best,
       task.folder / "checkpoints" / str(step),
     )
 

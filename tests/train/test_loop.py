@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 import pathlib
 import signal
@@ -167,15 +168,18 @@ def test_a_signal_saves_in_mid_epoch_and_the_rest_is_straight(
   assert_same_run(tmp_path, straight)
 
 
-def test_a_signal_at_a_validation_stops_before_it(straight, tmp_path):
+def test_a_signal_at_a_validation_stops_before_it(straight, tmp_path, caplog):
   """In time for a scheduler; the last step is no exception."""
   seen = []
   validate = lambda params: seen.append(1) or measure(params)  # noqa: E731
-  for steps, stop, validations in ((8, 8, 1), (12, 20, 3)):
+  caplog.set_level(logging.INFO)
+  for steps, stop, validations in ((3, 3, 0), (5, 8, 1), (12, 20, 3)):
     with pytest.raises(Preempted), Stopping(signal.SIGTERM, after=steps):
       train(tmp_path, validate)
     assert (read_state(tmp_path).step, len(seen)) == (stop, validations)
     seen.clear()
+  assert "asked to stop, step 3 of 20, " in caplog.text
+  assert caplog.text.count("not validated yet") == 1
   assert train(tmp_path, validate).finished
   assert len(seen) == 1
   assert_same_run(tmp_path, straight)

@@ -250,6 +250,8 @@ def test_what_a_collective_was_given_is_not_counted():
   %b = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%y)
   %c = ((f32[2], bf16[2]), (f32[4], bf16[4])) all-gather-start(%u, %v)
   %d = (f32[8]{0}, f32[]) all-reduce-start(%z, %w)
+  %e = ((f32[8]{0}, f32[4]), (f32[2], f32[1])) reduce-scatter-start(%s, %t)
+  %f = ((bf16[6]{0}), bf16[6]{0}) all-reduce-start(%r)
   """
   found = [
     (each.kind, each.shapes, each.bytes) for each in read_collectives(hlo)
@@ -259,4 +261,6 @@ def test_what_a_collective_was_given_is_not_counted():
     ("collective-permute", ((8,),), 32),
     ("all-gather", ((4,), (4,)), 24),
     ("all-reduce", ((8,), ()), 36),
+    ("reduce-scatter", ((2,), (1,)), 12),
+    ("all-reduce", ((6,),), 12),
   ]

@@ -15,7 +15,8 @@ _KINDS = (
   "collective-permute",
   "collective-broadcast",
 )
-# When they start, these return what they were given, too.
+# When they start, these return what they were given, too; others may, as a
+# tuple within one.
 _WITH_OPERANDS = ("all-gather", "collective-permute")
 # "%x = (f32[8,4]{1,0}, f32[]) all-reduce-start(..": results, then the kind.
 _CALL = re.compile(rf"= (\(.*?\)|\S+) ({'|'.join(_KINDS)})(-start)?\(")
@@ -64,7 +65,7 @@ def read_collectives(hlo: str) -> list[Collective]:
     results, kind, started = called.groups()
     shapes, size = [], 0
     arrays = _ARRAY.findall(results)
-    if started and kind in _WITH_OPERANDS:
+    if started and (kind in _WITH_OPERANDS or results.startswith("((")):
       # (operands, results), and of permutations u32[] contexts.
       arrays = _ARRAY.findall(results.replace("u32[]", ""))
       arrays = arrays[len(arrays) // 2 :]

@@ -32,7 +32,7 @@ WORKDIR = flags.DEFINE_string(
   "workdir",
   None,
   "Folder of the run: all results go there. The same command goes on where it"
-  " stopped; another config needs another folder.",
+  " stopped; a config that makes something else needs another folder.",
 )
 COORDINATOR = flags.DEFINE_string(
   "coordinator",

@@ -154,7 +154,7 @@ class PackedBatches(grain.RandomAccessDataSource):
       return ""
     others = {
       slots: packing.empty_share(lengths, slots)
-      for slots in (longest, 2 * longest, 3 * longest, 4 * longest)
+      for slots in (longest, 2 * longest, 4 * longest, 8 * longest)
     }
     best = min(others, key=others.__getitem__)
     good = [slots for slots, other in others.items() if other <= 0.1]

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
@@ -52,10 +52,11 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
 }
 
 # Leaves that say how something is done, and not what it makes: a run may go on
-# with others, such as on more devices or fewer. (Raw files are held to by their
-# contents, wherever they lie.)
+# with others, such as on more devices or fewer. (Raw files that lie elsewhere
+# have to have the same contents.)
 FREE = frozenset(
   {
+    "data.items_path",
     "data.path",
     "model.fused_attention",
     "model.remat",
@@ -67,6 +68,14 @@ FREE = frozenset(
     "train.peak_tflops",
   }
 )
+
+
+def free(systems: Sequence[str]) -> frozenset[str]:
+  """FREE, as far as these systems let it be.
+
+  S2GR compares the targets of a part of a batch with each other.
+  """
+  return FREE - {"optim.accumulate"} if "s2gr" in systems else FREE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +303,7 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> dict:
   stored = config_fields.with_defaults(stored, defaults())
   held = _held_sections(workdir, stored) if stored else []
   lines = config_fields.diff(
-    _held(stored, held), _held(config.resolved(), held), FREE
+    _held(stored, held), _held(config.resolved(), held), free(config.systems)
   )
   if lines:
     raise UserError(

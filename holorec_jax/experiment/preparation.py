@@ -98,9 +98,12 @@ def prepare_data(
   record_seconds(workdir, "prepare_data", began)
 
 
-def _dataset_inputs(config: Config, workdir: pathlib.Path) -> dict[str, str]:
+def _dataset_inputs(
+  config: Config, workdir: pathlib.Path, trusts: bool = True
+) -> dict[str, str]:
   near = mirror.near(config, workdir)
-  return _outside(workdir, "dataset", readers.raw_files(near.data))
+  files = readers.raw_files(near.data)
+  return _outside(workdir, "dataset", files, trusts)
 
 
 def _sealed_dataset(
@@ -113,19 +116,32 @@ def _sealed_dataset(
   folder = workdir / "dataset"
   if not folder.exists():
     return None
-  return _sealed(config, folder, ("data",), _dataset_inputs(config, workdir))
+  inputs = _dataset_inputs(config, workdir)
+  made_from = manifest.read_manifest(folder).config["data"]
+  now = config.section("data")["data"]
+  if any(made_from.get(leaf) != now[leaf] for leaf in ("path", "items_path")):
+    # What lies elsewhere has to be there, and the same.
+    inputs = _dataset_inputs(config, workdir, trusts=False)
+  return _sealed(config, folder, ("data",), inputs)
 
 
 def _outside(
-  workdir: pathlib.Path, artefact: str, paths: dict[str, pathlib.Path]
+  workdir: pathlib.Path,
+  artefact: str,
+  paths: dict[str, pathlib.Path],
+  trusts: bool = True,
 ) -> dict[str, str]:
   """Hashes, by name, of what an artefact reads from outside the workdir.
 
-  What has gone since it was made is taken on trust.
+  Args:
+    workdir: of the run.
+    artefact: that reads it.
+    paths: by name.
+    trusts: what has gone since the artefact was made counts as it was then.
   """
   sealed = workdir / artefact
   recorded: dict[str, str] = {}
-  if (sealed / manifest.MANIFEST).is_file():
+  if trusts and (sealed / manifest.MANIFEST).is_file():
     recorded = manifest.read_manifest(sealed).inputs
   return recorded | artifacts.hash_outside(
     paths, workdir / "hashes.json", keeps=processes.is_first()

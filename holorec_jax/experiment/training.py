@@ -23,11 +23,11 @@ from holorec_jax.errors import UserError
 from holorec_jax.evaluate import targets
 from holorec_jax.experiment import preparation
 from holorec_jax.experiment.config import (
-  FREE,
   MADE_FROM,
   SYSTEMS,
   Config,
   defaults,
+  free,
 )
 from holorec_jax.experiment.meaning import (
   Meaning,
@@ -78,7 +78,7 @@ def train(
     folder = system_folder(config, workdir, name)
     made_from = _made_from(config, data, sids_content, name)
     progress = processes.from_first(
-      functools.partial(_claim, folder / "checkpoints", made_from)
+      functools.partial(_claim, folder / "checkpoints", made_from, name)
     )
     if progress is not None and progress["finished"]:
       no_trace = ", so --profile has no step to trace" if profile else ""
@@ -89,10 +89,12 @@ def train(
     _train_system(config, data, built, system, name, folder, profile)
 
 
-def _claim(folder: pathlib.Path, made_from: dict) -> Mapping[str, Any] | None:
+def _claim(
+  folder: pathlib.Path, made_from: dict, name: str
+) -> Mapping[str, Any] | None:
   """Holds checkpoints to what they are made from; the loop's newest state."""
   if seal.read_metrics(folder):
-    config_fields.check_same_config(folder, made_from, defaults(), FREE)
+    config_fields.check_same_config(folder, made_from, defaults(), free([name]))
   else:
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_json(folder / "config.json", made_from)
@@ -141,9 +143,8 @@ def best_checkpoints(
       logging.warning(
         "%s is not trained to its end: launch/train.py goes on with it", name
       )
-    config_fields.check_same_config(
-      folder, _made_from(config, data, sids_content, name), defaults(), FREE
-    )
+    made_from = _made_from(config, data, sids_content, name)
+    config_fields.check_same_config(folder, made_from, defaults(), free([name]))
     found[name] = seal.identify(folder, step)
   return found
 

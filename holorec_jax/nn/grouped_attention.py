@@ -24,38 +24,42 @@ from holorec_jax.nn.layers import RMSNorm, dense
 from holorec_jax.nn.rotary import Rotation, rotate
 
 T = TypeVar("T")
+U = TypeVar("U")
 # Scores that a device makes at once: half a GiB in float32.
 _MOST_SCORES = 2**27
 
 
 def _attend_in_chunks(
-  attend: Callable[[T, KeyValues], jax.Array],
-  queries: T,
-  read: KeyValues,
-  scores: int,
+  attend: Callable[[T, U], jax.Array], queries: T, read: U, scores: int
 ) -> jax.Array:
   """attend(queries, read) -> (B, N, H, K), for some queries at a time at need.
 
   Args:
     attend: whose result for a query depends on no other.
     queries: whatever it has for each of them, trees of (B, N, ..).
-    read: keys and values that all of them read.
+    read: what all of them read, such as keys and values.
     scores: B * H * N * C, of all of them on all devices.
   """
   N = jax.tree.leaves(queries)[0].shape[1]
   mesh = jax.sharding.get_abstract_mesh()
   shared = set(mesh.axis_names) - set(mesh.manual_axes)
   scores //= math.prod(mesh.shape[axis] for axis in shared)
-  # Devices that share a row's tokens have as many of every chunk.
-  chunks, whole = 1, sharding.token_shards()
-  while scores > chunks * _MOST_SCORES and N % (2 * chunks * whole) == 0:
+  chunks = 1
+  while scores > chunks * _MOST_SCORES and chunks < N:
     chunks *= 2
   if chunks == 1:
     return attend(queries, read)
+  # Devices that share a row's tokens have as many of every chunk.
+  multiple = chunks * sharding.token_shards()
+  added = -N % multiple
 
-  # Of queries that lie far apart: every device has some of each.
+  # Of queries that lie far apart: every device has some of each. What is added
+  # is the last one again, which sees something.
   def split(x: jax.Array) -> jax.Array:
-    x = x.reshape(x.shape[0], N // chunks, chunks, *x.shape[2:])
+    if added:
+      widths = ((0, 0), (0, added), *((0, 0),) * (x.ndim - 2))
+      x = jnp.pad(x, widths, mode="edge")
+    x = x.reshape(x.shape[0], -1, chunks, *x.shape[2:])
     return jnp.moveaxis(x, 2, 0)
 
   # Their gradients, sums over chunks, are summed in float32.
@@ -69,7 +73,7 @@ def _attend_in_chunks(
   attend_chunk = jax.checkpoint(attend_chunk, prevent_cse=False)
   mixed = jax.lax.map(attend_chunk, jax.tree.map(split, queries))
   mixed = jnp.moveaxis(mixed, 0, 2)
-  return mixed.reshape(mixed.shape[0], N, *mixed.shape[3:])
+  return mixed.reshape(mixed.shape[0], -1, *mixed.shape[3:])[:, :N]
 
 
 def attend_history(
@@ -127,15 +131,17 @@ def attend_branches(
   bias_BNHC = jnp.moveaxis(bias_BHNC, 2, 1)
   leaves, structure = jax.tree.flatten((query_BNHK, bias_BNHC, cache))
   own = {i: leaf for i, leaf in enumerate(leaves) if leaf.shape[1] == N}
+  common = {i: leaf for i, leaf in enumerate(leaves) if i not in own}
 
   def attend(own, read):
-    merged = [own.get(i, leaf) for i, leaf in enumerate(leaves)]
+    context, common = read
+    merged = [(own | common)[i] for i in range(len(leaves))]
     query_BNHK, bias_BNHC, cache = jax.tree.unflatten(structure, merged)
     bias_BHNC = jnp.moveaxis(bias_BNHC, 1, 2)
-    return _attend_both(query_BNHK, read, bias_BHNC, cache, bias_S)
+    return _attend_both(query_BNHK, context, bias_BHNC, cache, bias_S)
 
   scores = B * H * N * context.key.shape[2]
-  return _attend_in_chunks(attend, own, context, scores)
+  return _attend_in_chunks(attend, own, (context, common), scores)
 
 
 def _attend_both(

@@ -17,6 +17,7 @@ import logging as python_logging
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
@@ -127,9 +128,13 @@ class Checkpointer:
       if processes.is_first():
         seal.amend_seal(self._folder / str(step), metric=metric, loop=loop)
       self._metrics[step] = metric
+      # Deleting waits for all processes: the first says which they are.
       steps = set(self._manager.all_steps())
-      for passed in sorted(steps - self._choose_kept(steps)):
-        self._manager.delete(passed)
+      passed = processes.from_first(
+        lambda: sorted(steps - self._choose_kept(steps))
+      )
+      for each in passed:
+        self._manager.delete(each)
 
   def restore(self, target: T) -> Restored[T] | None:
     """The newest whole checkpoint, or None where there is none at all.
@@ -211,7 +216,7 @@ class Checkpointer:
     except Exception:
       if processes.is_first():
         for partial in self._folder.glob(f"*{_PARTIAL}*"):
-          shutil.rmtree(partial, ignore_errors=True)
+          _remove(partial)
       self._manager.reload()
       self._metrics = seal.read_metrics(self._folder)
       raise
@@ -303,6 +308,15 @@ def _list_leaves(tree: Any) -> dict[str, str]:
     )
     for path, x in leaves
   }
+
+
+def _remove(folder: pathlib.Path) -> None:
+  """Deletes a folder that threads of a failed save may still write into."""
+  for _ in range(100):
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+      return
+    time.sleep(0.1)
 
 
 def _hush_orbax(record: python_logging.LogRecord) -> bool:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from jax.experimental import checkify
 from jax.sharding import Mesh
 
@@ -111,8 +112,11 @@ def _locate(step: Any, args: tuple, mesh: Mesh) -> str:
     error, _ = checked(*args)
     whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
     found: Any = whole(error).get_exception()
-  except (NotImplementedError, jax.errors.JaxRuntimeError):
-    return ""  # It needs more memory than a step, and has no rule for kernels.
+  except Exception as failure:
+    # It needs more memory than a step, and has no rules for kernels: what is
+    # known without it shall be told.
+    logging.warning("the line of the first NaN was not found: %s", failure)
+    return ""
   if found is None:
     return ""
   frames = traceback.extract_tb(found.traceback_info.as_python_traceback())
@@ -133,7 +137,8 @@ def _find_outsized(kind: str, tree: Any, mesh: Mesh) -> str | None:
     out_shardings=sharding.replicated(mesh),
   )
   leaves = jax.tree_util.tree_leaves_with_path(reach(tree))
-  greatest, path = max((float(value), path) for path, value in leaves)
+  path, greatest = max(leaves, key=lambda leaf: float(leaf[1]))
+  greatest = float(greatest)
   if greatest < math.sqrt(np.finfo(np.float32).max):
     return None
   name = sharding.path_name(path)

@@ -95,8 +95,11 @@ class _Run:
     task, config = self._task, self._task.config
     train_step = task.make_step(task.make_optimizer())
     epochs = config.evaluate_every * task.source.batches_per_epoch
-    if self._progress.unjudged and self._judge(self._first - 1):
-      return
+    if self._progress.unjudged:
+      if self._notice.came:
+        self._stop(self._first - 1)
+      if self._judge(self._first - 1):
+        return
     for step in range(self._first, task.total_steps + 1):
       self._profile.before(step)
       batch = self._feed()

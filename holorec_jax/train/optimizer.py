@@ -38,7 +38,9 @@ class OptimConfig:
       export read; 0 turns averaging off.
     name: "adamw", "adafactor" or "muon".
     accumulate: parts that a batch's rows are gone through in, one after the
-      other, before an update: less memory, the same result.
+      other, before an update: less memory, and the same update but for
+      dropout's masks (and for losses that compare targets with each other,
+      S2GR's, which see a part).
   """
 
   learning_rate: float = 5e-4

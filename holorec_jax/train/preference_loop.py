@@ -216,6 +216,7 @@ class _Run:
     if self._progress.unjudged:
       # Of a start alone; a checkpoint is there already.
       self._recorder.save(self._step, self._state, validates=True)
+      self._stop_if(self._notice.came)
       self._judge()
     stops = False
     while not self._progress.finished:

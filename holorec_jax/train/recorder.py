@@ -88,7 +88,7 @@ class Recorder:
   @property
   def own_seconds(self) -> float:
     """This process's part of the progress's seconds."""
-    return self._progress.seconds - self._before
+    return self._total_seconds() - self._before
 
   @property
   def targets(self) -> float:

@@ -205,9 +205,9 @@ def test_rows_that_stay_empty_are_told_what_helps():
 
   assert advise() == (
     "34% of the slots of packed rows are empty;"
-    " config.input.slots_per_row=48 would leave 9%"
+    " config.input.slots_per_row=64 would leave 6%"
   )
-  assert advise(slots_per_row=48) == ""
+  assert advise(slots_per_row=64) == ""
   assert advise(rows="one_target", length_buckets=(4, 8, 12, 16)) == ""
 
 

@@ -105,6 +105,11 @@ def test_raw_files_may_lie_elsewhere(config, tmp_path):
   config = dataclasses.replace(config, data=data)
   load_config(as_config_dict(config), workdir)
   prepare(config, workdir)
+  # A typo; an address that nothing was copied of.
+  for path in (str(tmp_path / "nowhere"), f"file://{moved}"):
+    other = dataclasses.replace(data, path=path)
+    with pytest.raises(UserError, match="which it was made from, is not read"):
+      load(dataclasses.replace(config, data=other), workdir)
   with (moved / "sequences.txt").open("a") as file:
     file.write("7 1 2 3\n")
   with pytest.raises(

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sharded_systems
 import tiny_models as tiny
 import tiny_training
 from tiny_training import CATALOG, OBJECTIVE, make_batches, train
 
 from holorec_jax import sharding
 from holorec_jax.errors import UserError
+from holorec_jax.sharding import MeshConfig
 from holorec_jax.train import diagnosis
 from holorec_jax.train.optimizer import make_optimizer
 from holorec_jax.train.step import init_state
@@ -99,6 +101,23 @@ def test_squares_that_are_not_finite(tmp_path):
     r" parameter \w+.* \(finite, but its values reach \d\.\de\+2\d\); training",
   ):
     train(tmp_path, optim=wild)
+
+
+def test_the_tensor_whose_squares_are_not_finite_is_the_greatest():
+  scales = {"b": jnp.ones(2), "a": jnp.ones(3)}
+  tree = {"scales": scales, "c": jnp.full(2, 1e20)}
+  mesh = sharding.make_mesh(jax.devices()[:2])
+  found = diagnosis._find_outsized("parameter", tree, mesh)
+  assert found == "parameter c (finite, but its values reach 1.0e+20)"
+  assert diagnosis._find_outsized("a", {"of": scales}, mesh) is None
+
+
+def test_what_cannot_be_traced_again_is_left_out(caplog):
+  """Kernels within a `shard_map`: the report goes on without the line."""
+  mesh = MeshConfig(fsdp=2, tensor=2)
+  step, args, mesh = sharded_systems.prepare("qwen3_fused", 8, mesh)
+  assert diagnosis._locate(step, args, mesh) == ""
+  assert "the line of the first NaN was not found" in caplog.text
 
 
 def test_the_record_goes_up_to_the_bad_step(tmp_path, monkeypatch):

@@ -168,7 +168,9 @@ def test_a_signal_saves_in_mid_epoch_and_the_rest_is_straight(
   assert_same_run(tmp_path, straight)
 
 
-def test_a_signal_at_a_validation_stops_before_it(straight, tmp_path, caplog):
+def test_a_signal_at_a_validation_stops_before_it(
+  straight, tmp_path, caplog, monkeypatch
+):
   """In time for a scheduler; the last step is no exception."""
   seen = []
   validate = lambda params: seen.append(1) or measure(params)  # noqa: E731
@@ -180,6 +182,10 @@ def test_a_signal_at_a_validation_stops_before_it(straight, tmp_path, caplog):
     seen.clear()
   assert "asked to stop, step 3 of 20, " in caplog.text
   assert caplog.text.count("not validated yet") == 1
+  with monkeypatch.context() as patch, pytest.raises(Preempted):
+    patch.setattr(loop.Notice, "came", True)  # While it started.
+    train(tmp_path, validate)
+  assert not seen
   assert train(tmp_path, validate).finished
   assert len(seen) == 1
   assert_same_run(tmp_path, straight)

@@ -173,8 +173,11 @@ class Checkpointer:
     """Waits for the save in progress and ends Orbax's threads."""
     try:
       self.wait()
-    finally:
-      self._manager.close()
+    except BaseException:
+      with contextlib.suppress(Exception):  # It would tell of the same again.
+        self._manager.close()
+      raise
+    self._manager.close()
 
   def __enter__(self) -> "Checkpointer":
     return self

@@ -1,5 +1,6 @@
 """Checkpoints come back exactly, from whatever is left of them."""
 
+import errno
 import os
 import pathlib
 import resource
@@ -335,6 +336,28 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
     assert_same(restored.state, make_state(1))
     checkpointer.save(2, make_state(2))
   assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_failed_save_is_told_though_closing_fails_as_well(
+  tmp_path, monkeypatch
+):
+  def fail(error):
+    def call(*args, **kwargs):
+      raise error
+
+    return call
+
+  checkpointer = Checkpointer(tmp_path)
+  manager = checkpointer._manager
+  full = OSError(errno.ENOSPC, "no space left")
+  with (
+    monkeypatch.context() as patch,
+    pytest.raises(UserError, match="is full"),
+  ):
+    patch.setattr(manager, "wait_until_finished", fail(full))
+    patch.setattr(manager, "close", fail(ValueError("the same in other words")))
+    checkpointer.close()
+  checkpointer.close()
 
 
 @pytest.mark.filterwarnings(

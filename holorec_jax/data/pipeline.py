@@ -157,8 +157,7 @@ class PackedBatches(grain.RandomAccessDataSource):
       for slots in (longest, 2 * longest, 4 * longest, 8 * longest)
     }
     best = min(others, key=others.__getitem__)
-    good = [slots for slots, other in others.items() if other <= 0.1]
-    slots = good[0] if good else best
+    slots = next((s for s, other in others.items() if other <= 0.1), best)
     if others[slots] >= share:
       return ""
     return (
